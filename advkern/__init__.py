@@ -1,0 +1,10 @@
+"""Fast, exact kernels behind the architectures of a well-known deep-learning tutorial."""
+
+from advkern import backend
+from advkern._version import __version__
+from advkern.backend import BackendError, FallbackWarning, use_backend
+from advkern.graph import Graph
+
+from advkern import nn, ops  # isort: skip  (they need Graph)
+
+__all__ = ["BackendError", "FallbackWarning", "Graph", "__version__", "backend", "nn", "ops", "use_backend"]

@@ -1,0 +1,7 @@
+"""``python -m advkern``."""
+
+import sys
+
+from advkern.cli import main
+
+sys.exit(main())

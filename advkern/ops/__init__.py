@@ -1,0 +1,6 @@
+"""The ops as functions, differentiable any number of times."""
+
+from advkern.ops.coo_to_csr import coo_to_csr
+from advkern.ops.gcn_aggregate import gcn_aggregate
+
+__all__ = ["coo_to_csr", "gcn_aggregate"]

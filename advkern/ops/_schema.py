@@ -1,0 +1,42 @@
+"""How an op enters torch: one schema, two overloads, one reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def define(name: str, schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> dict[str, Any]:
+    """Define ``advkern::<name>`` and ``advkern::<name>.torch``; return ``{backend: overload}``.
+
+    The default overload is resolved by torch's dispatcher: a compiled kernel where one has registered itself,
+    else the reference. ``.torch`` is always the reference. The reference runs under ``no_grad``: derivatives
+    are the autograd Functions' business, and without it ``opcheck`` sees a second, hidden autograd formula.
+    """
+    for qualified in (f"advkern::{name}", f"advkern::{name}.torch"):
+        torch.library.define(qualified, schema)
+        torch.library.impl(qualified, "CompositeExplicitAutograd")(torch.no_grad()(reference))
+        torch.library.register_fake(qualified)(fake)
+    packet = getattr(torch.ops.advkern, name)
+    for op in (packet.default, packet.torch):
+        torch.library.register_vmap(op, _loop(op))
+    return {"cpu": packet.default, "cuda": packet.default, "triton": packet.default, "torch": packet.torch}
+
+
+def _loop(op: Callable[..., Any]) -> Callable[..., Any]:
+    """A batching rule that calls the op once a batch entry: the ops have no batch axis to fold it into."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        def entry(b: int) -> list[Any]:
+            return [
+                arg if dim is None else arg.select(dim, b).contiguous() for arg, dim in zip(args, in_dims, strict=True)
+            ]
+
+        results = [op(*entry(b)) for b in range(info.batch_size)]
+        if isinstance(results[0], tuple):
+            return tuple(torch.stack(parts) for parts in zip(*results, strict=True)), (0,) * len(results[0])
+        return torch.stack(results), 0
+
+    return rule

@@ -1,0 +1,330 @@
+"""Sparse graph-convolution aggregation: normalisation, bias and activation in one pass over the edges."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from advkern import backend
+from advkern.graph import Graph
+from advkern.ops._schema import define
+from advkern.reference import gcn_aggregate as reference
+from advkern.reference.gcn_aggregate import ACTIVATION_NAMES, accumulation_dtype
+
+_GRAPH = "Tensor rowptr, Tensor col, Tensor schedule"
+
+
+def _fwd_reference(rowptr, col, schedule, x, weight, row_scale, col_scale, bias, activation):
+    name = ACTIVATION_NAMES[activation]
+    return reference.gcn_aggregate(rowptr, col, x, weight, row_scale, col_scale, bias, name)
+
+
+def _fwd_fake(rowptr, col, schedule, x, weight, row_scale, col_scale, bias, activation):
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _edge_dot_reference(rowptr, col, schedule, a, b):
+    return reference.edge_dot(rowptr, col, a, b)
+
+
+def _edge_dot_fake(rowptr, col, schedule, a, b):
+    return a.new_empty(col.shape, dtype=accumulation_dtype(a.dtype))
+
+
+_FWD = define(
+    "gcn_aggregate_fwd",
+    f"({_GRAPH}, Tensor x, Tensor? weight, Tensor? row_scale, Tensor? col_scale, Tensor? bias, int activation)"
+    " -> Tensor",
+    _fwd_reference,
+    _fwd_fake,
+)
+_EDGE_DOT = define(
+    "gcn_aggregate_edge_dot", f"({_GRAPH}, Tensor a, Tensor b) -> Tensor", _edge_dot_reference, _edge_dot_fake
+)
+backend.register_op("gcn_aggregate", {"cpu": "cpu"})
+
+
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+class _Adjacency(NamedTuple):
+    """The tensors of a matrix A and of its transpose; ``perm`` takes edge values of A to those of A^T."""
+
+    rowptr: Tensor  # [num_nodes + 1]
+    col: Tensor  # [num_edges]
+    schedule: Tensor  # [blocks + 1]
+    rowptr_t: Tensor | None = None
+    col_t: Tensor | None = None
+    schedule_t: Tensor | None = None
+    perm: Tensor | None = None  # [num_edges]
+
+    def transpose(self) -> _Adjacency:
+        inverse = None
+        if self.perm is not None and torch.is_grad_enabled():  # else nothing will go back through the transpose
+            inverse = torch.empty_like(self.perm)
+            inverse[self.perm] = torch.arange(self.perm.numel(), device=self.perm.device)
+        return _Adjacency(*self[3:6], *self[:3], inverse)
+
+
+# The aggregation and the edge dot product are each other's derivatives, so two Functions, each calling the
+# other, give derivatives of every order, and every order runs on the kernels.
+
+
+class GcnAggregateFunction(torch.autograd.Function):
+    """``act(r * A(w) (c * x) + b)``, differentiable in x, w, r, c and b."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, weight, row_scale, col_scale, bias, activation, where, *adjacency):
+        return _FWD[where](*adjacency[:3], x, weight, row_scale, col_scale, bias, activation)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *_, ctx.activation, ctx.where = inputs[:7]
+        ctx.save_for_backward(*_aggregate_saved(inputs, output))
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, row_scale, col_scale, out, *tensors = ctx.saved_tensors
+        adjacency = _Adjacency(*tensors)
+        needs_x, needs_weight, needs_row, needs_col, needs_bias = ctx.needs_input_grad[:5]
+        grad = _activation_backward(grad, out, ctx.activation).contiguous()
+        acc = accumulation_dtype(x.dtype)
+
+        grad_x = grad_weight = grad_row = grad_col = None
+        if needs_x:
+            weight_t = None if weight is None else weight[adjacency.perm]
+            grad_x = _aggregate(adjacency.transpose(), grad, ctx.where, weight_t, col_scale, row_scale)
+        if needs_weight or needs_row or needs_col:
+            dot = _edge_dot(adjacency, grad, x, ctx.where)
+            weighted = dot if weight is None else dot * weight
+            row_column = None if row_scale is None else row_scale[:, None]
+            ones = torch.ones(x.shape[0], 1, dtype=acc, device=x.device)
+            column = ones if col_scale is None else col_scale[:, None]
+            if needs_weight:
+                grad_weight = _scale_edges(adjacency, dot, row_column, column, ctx.where)
+            if needs_row:
+                grad_row = _aggregate(adjacency, column, ctx.where, weighted)[:, 0]
+            if needs_col:
+                row_column = ones if row_column is None else row_column
+                weighted_t = weighted[adjacency.perm]
+                grad_col = _aggregate(adjacency.transpose(), row_column, ctx.where, weighted_t)[:, 0]
+        grad_bias = grad.sum(0, dtype=acc) if needs_bias else None
+        return grad_x, grad_weight, grad_row, grad_col, grad_bias, None, None, *[None] * len(adjacency)
+
+
+def _aggregate_saved(inputs, output):
+    x, weight, row_scale, col_scale, _bias, activation, _where, *adjacency = inputs
+    return x, weight, row_scale, col_scale, None if activation == 0 else output, *adjacency
+
+
+class EdgeDotFunction(torch.autograd.Function):
+    """``<a[i], b[j]>`` for every stored entry (i, j), differentiable in a and b."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a, b, where, *adjacency):
+        return _EDGE_DOT[where](*adjacency[:3], a, b)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        a, b, ctx.where, *adjacency = inputs
+        ctx.save_for_backward(a, b, *adjacency)
+
+    @staticmethod
+    def backward(ctx, grad):
+        a, b, *tensors = ctx.saved_tensors
+        adjacency = _Adjacency(*tensors)
+        grad_a = grad_b = None
+        if ctx.needs_input_grad[0]:
+            grad_a = _aggregate(adjacency, b, ctx.where, grad)
+        if ctx.needs_input_grad[1]:
+            grad_b = _aggregate(adjacency.transpose(), a, ctx.where, grad[adjacency.perm])
+        return grad_a, grad_b, None, *[None] * len(adjacency)
+
+
+# torch.compile refuses a Function that has a jvp, so compiled code gets the plain classes and eager code these.
+
+
+class _GcnAggregateDual(GcnAggregateFunction):
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        GcnAggregateFunction.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*_aggregate_saved(inputs, output))
+
+    @staticmethod
+    def jvp(ctx, x_t, weight_t, row_t, col_t, bias_t, *_):
+        x, weight, row_scale, col_scale, out, *tensors = ctx.saved_tensors
+        adjacency = _Adjacency(*tensors)
+
+        def product(x, weight, row_scale, col_scale):
+            return _aggregate(adjacency, x, ctx.where, weight, row_scale, col_scale)
+
+        terms = []  # one for each factor that moves: the aggregation is linear in each
+        if x_t is not None:
+            terms.append(product(x_t.contiguous(), weight, row_scale, col_scale))
+        if weight_t is not None:
+            terms.append(product(x, weight_t, row_scale, col_scale))
+        if row_t is not None:
+            terms.append(product(x, weight, row_t, col_scale))
+        if col_t is not None:
+            terms.append(product(x, weight, row_scale, col_t))
+        if bias_t is not None:
+            terms.append(bias_t.to(x.dtype).expand_as(x))
+        return _activation_backward(sum(terms), out, ctx.activation)
+
+
+class _EdgeDotDual(EdgeDotFunction):
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        EdgeDotFunction.setup_context(ctx, inputs, output)
+        a, b, _where, *adjacency = inputs
+        ctx.save_for_forward(a, b, *adjacency)
+
+    @staticmethod
+    def jvp(ctx, a_t, b_t, *_):
+        a, b, *tensors = ctx.saved_tensors
+        adjacency = _Adjacency(*tensors)
+        terms = [] if a_t is None else [_edge_dot(adjacency, a_t, b, ctx.where)]
+        if b_t is not None:
+            terms.append(_edge_dot(adjacency, a, b_t, ctx.where))
+        return sum(terms)
+
+
+def _aggregate(
+    adjacency: _Adjacency,
+    x: Tensor,
+    where: str,
+    weight: Tensor | None = None,
+    row_scale: Tensor | None = None,
+    col_scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    activation: int = 0,
+) -> Tensor:
+    if _is_plain(x, weight, row_scale, col_scale, bias):
+        return _FWD[where](*adjacency[:3], x, weight, row_scale, col_scale, bias, activation)
+    function = GcnAggregateFunction if torch.compiler.is_compiling() else _GcnAggregateDual
+    return function.apply(x, weight, row_scale, col_scale, bias, activation, where, *adjacency)
+
+
+def _edge_dot(adjacency: _Adjacency, a: Tensor, b: Tensor, where: str) -> Tensor:
+    a, b = a.contiguous(), b.contiguous()
+    if _is_plain(a, b):
+        return _EDGE_DOT[where](*adjacency[:3], a, b)
+    function = EdgeDotFunction if torch.compiler.is_compiling() else _EdgeDotDual
+    return function.apply(a, b, where, *adjacency)
+
+
+def _is_plain(*tensors: Tensor | None) -> bool:
+    """No derivative of any kind is being taken: the op can be called without its Function."""
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        return False
+    return torch.autograd.forward_ad._current_level < 0 and not torch._C._are_functorch_transforms_active()
+
+
+def _activation_backward(grad: Tensor, out: Tensor | None, activation: int) -> Tensor:
+    name = ACTIVATION_NAMES[activation]
+    if name == "relu":
+        return grad.masked_fill(out <= 0, 0)
+    if name == "elu":
+        return grad * torch.where(out > 0, 1, out + 1)
+    return grad
+
+
+def _scale_edges(
+    adjacency: _Adjacency, value: Tensor, row_scale: Tensor | None, col_scale: Tensor, where: str
+) -> Tensor:
+    """``value[e] * row_scale[i] * col_scale[j]``: the edge dot product of two one-channel matrices."""
+    row_scale = torch.ones_like(col_scale) if row_scale is None else row_scale
+    return value * _edge_dot(adjacency, row_scale, col_scale, where)
+
+
+def gcn_aggregate(
+    graph: Graph,  # N nodes, E edges
+    x: Tensor,  # [num_nodes, channels]
+    *,
+    weight: Tensor | None = None,  # [num_edges]
+    normalize: str | None = None,
+    bias: Tensor | None = None,  # [channels]
+    activation: str | None = None,
+) -> Tensor:  # [num_nodes, channels]
+    """Aggregate the features of each node's neighbours, as a graph convolution does.
+
+    ``out[i] = act(r[i] * sum_{e in row i} w[e] * c[j] * x[j] + bias)`` with ``j = col[e]``, and ``d`` the sum of a
+    row's weights:
+
+    * ``normalize=None``: ``r = c = 1``
+    * ``"sym"``: ``r = c = d^-1/2`` (Kipf and Welling 2017, arXiv:1609.02907)
+    * ``"row"``: ``r = 1/d``, ``c = 1``, the mean (Hamilton et al. 2017, arXiv:1706.02216)
+
+    A row without edges aggregates to 0, and a degree of 0 gives the factor 0. Differentiable any number of times
+    in ``x``, the weights (through the degrees too) and ``bias``. The result is bitwise the same run after run and
+    on any number of threads. Memory: O(N F + E).
+
+    Args:
+        graph: row *i* gathers from the columns it stores.
+        x: float16, bfloat16, float32 or float64; half types are summed in float32. Under autocast ``x`` takes the
+            autocast type.
+        weight: edge weights in the order in which the edges were given, in place of the graph's own.
+        normalize: None, "sym" or "row".
+        bias: added to each row.
+        activation: None, "relu" or "elu".
+
+    Raises:
+        ValueError: a wrong shape, type, device or name, or a negative degree with a normalisation (on the CPU).
+        TypeError: an argument of another kind.
+    """
+    if weight is not None:
+        graph = graph.with_weight(weight)
+    x = _under_autocast(x)
+    _check(graph, x, bias, activation)
+    acc = accumulation_dtype(x.dtype)
+    edge_weight = graph.weight
+    row_scale = col_scale = None
+    if normalize is not None:
+        row_scale, col_scale = graph.normalization(normalize, acc)
+    if edge_weight is not None:
+        edge_weight = edge_weight.to(acc)
+    if bias is not None:
+        bias = bias.to(acc)
+    where = backend.choose("gcn_aggregate", x.device.type)
+    tensors = (x.contiguous(), edge_weight, row_scale, col_scale, bias)
+    code = ACTIVATION_NAMES.index(activation)
+    adjacency = _adjacency(graph, with_transpose=any(t is not None and t.requires_grad for t in tensors[:4]))
+    return _aggregate(adjacency, tensors[0], where, *tensors[1:], code)
+
+
+def _adjacency(graph: Graph, with_transpose: bool) -> _Adjacency:
+    forward = (graph.rowptr, graph.col, graph.schedule)
+    if not (with_transpose and torch.is_grad_enabled()):
+        return _Adjacency(*forward)
+    structure, perm = graph._structure.transpose()
+    return _Adjacency(*forward, structure.rowptr, structure.col, structure.schedule(), perm)
+
+
+def _under_autocast(x: Tensor) -> Tensor:
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind) and x.is_floating_point() and x.dtype != torch.float64:
+        return x.to(torch.get_autocast_dtype(kind))
+    return x
+
+
+def _check(graph: Graph, x: Tensor, bias: Tensor | None, activation: str | None) -> None:
+    if not isinstance(graph, Graph):
+        raise TypeError(f"graph: expected an advkern.Graph, got {type(graph).__name__}")
+    if x.dim() != 2 or x.shape[0] != graph.num_nodes:
+        raise ValueError(f"x: expected [num_nodes = {graph.num_nodes}, channels], got shape {tuple(x.shape)}")
+    if x.dtype not in _FLOATS:
+        raise ValueError(f"x: expected float16, bfloat16, float32 or float64, got {x.dtype}")
+    if x.device != graph.device:
+        raise ValueError(f"x: expected a tensor on {graph.device}, as the graph, got one on {x.device}")
+    if bias is not None and (bias.dim() != 1 or bias.shape[0] != x.shape[1] or bias.device != x.device):
+        raise ValueError(
+            f"bias: expected [channels = {x.shape[1]}] on {x.device}, got shape {tuple(bias.shape)} on {bias.device}"
+        )
+    if activation not in ACTIVATION_NAMES:
+        raise ValueError(f"activation: expected one of {ACTIVATION_NAMES}, got {activation!r}")

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MIT
+// CPU glue of gcn_aggregate: check, allocate, pick type and instruction set, split the rows among torch's threads.
+#include <atomic>
+
+#include "common/check.h"
+#include "common/dispatch.h"
+#include "common/isa.h"
+#include "common/memory.h"
+
+#define ADVKERN_KERNEL "gcn_aggregate/gcn_aggregate_cpu.h"
+#include "common/for_each_isa.h"
+
+namespace advkern {
+namespace {
+
+constexpr int64_t kGrainElements = 1 << 16;  // feature elements below which a second thread costs more than it saves
+
+struct Sizes {
+  int64_t num_nodes, num_edges, channels;
+};
+
+// Runs rows(begin, end) over the blocks of the schedule, split among torch's threads.
+template <typename Rows>
+void for_each_block(const Tensor& schedule, const Sizes& sizes, const Rows& rows) {
+  const int64_t blocks = schedule.numel() - 1;
+  const int64_t* const bounds = static_cast<const int64_t*>(schedule.data_ptr());
+  STD_TORCH_CHECK(blocks >= 0 && bounds[0] == 0 && bounds[blocks] == sizes.num_nodes,
+                  "advkern: schedule must lead from row 0 to row ", sizes.num_nodes);
+  const int64_t elements = (sizes.num_nodes + sizes.num_edges) * sizes.channels + 1;
+  std::atomic<bool> valid{true};
+  torch::stable::parallel_for(0, blocks, blocks * kGrainElements / elements + 1, [&](int64_t first, int64_t last) {
+    for (int64_t block = first; block < last; ++block) {
+      const int64_t begin = bounds[block], end = bounds[block + 1];
+      const bool inside = 0 <= begin && begin <= end && end <= sizes.num_nodes;
+      if (!inside || !rows(begin, end)) valid = false;
+    }
+  });
+  STD_TORCH_CHECK(valid, "advkern: the graph is damaged: col must lie in [0, ", sizes.num_nodes,
+                  ") and rowptr must ascend from 0 to ", sizes.num_edges);
+}
+
+Sizes check_graph(const Tensor& rowptr, const Tensor& col, const Tensor& schedule, const Tensor& x) {
+  STD_TORCH_CHECK(rowptr.numel() >= 1, "advkern: rowptr must have num_nodes + 1 entries, got none");
+  const Sizes sizes{rowptr.numel() - 1, col.numel(), x.dim() == 2 ? x.size(1) : 0};
+  check_vector(rowptr, "rowptr", sizes.num_nodes + 1, ScalarType::Long);
+  check_vector(schedule, "schedule", schedule.numel(), ScalarType::Long);
+  check_ids(col, "col");
+  check_matrix(x, "x", sizes.num_nodes);
+  return sizes;
+}
+
+ScalarType acc_type(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// Calls function(scalar, index) with values of x's scalar type and col's id type.
+template <typename Function>
+void dispatch(const Tensor& x, const Tensor& col, const Function& function) {
+  dispatch_floats(x.scalar_type(), [&](auto scalar) {
+    dispatch_ids(col.scalar_type(), [&](auto index) { function(scalar, index); });
+  });
+}
+
+template <typename T>
+T* data(const Tensor& t) {
+  return static_cast<T*>(t.data_ptr());
+}
+
+Tensor gcn_aggregate_fwd_cpu(const Tensor& rowptr, const Tensor& col, const Tensor& schedule, const Tensor& x,
+                             const std::optional<Tensor>& weight, const std::optional<Tensor>& row_scale,
+                             const std::optional<Tensor>& col_scale, const std::optional<Tensor>& bias,
+                             int64_t activation) {
+  const Sizes sizes = check_graph(rowptr, col, schedule, x);
+  const ScalarType acc = acc_type(x);
+  if (weight) check_vector(*weight, "weight", sizes.num_edges, acc);
+  if (row_scale) check_vector(*row_scale, "row_scale", sizes.num_nodes, acc);
+  if (col_scale) check_vector(*col_scale, "col_scale", sizes.num_nodes, acc);
+  if (bias) check_vector(*bias, "bias", sizes.channels, acc);
+
+  Tensor out = torch::stable::empty_like(x);
+  advise_huge_pages(out.data_ptr(), size_t(out.numel()) * out.element_size());
+  dispatch(x, col, [&](auto scalar, auto index) {
+    using scalar_t = decltype(scalar);
+    using index_t = decltype(index);
+    using acc_t = acc_of<scalar_t>;
+    const GcnAggregateArgs<scalar_t, index_t> args{data<const int64_t>(rowptr),
+                                                   data<const index_t>(col),
+                                                   data<const scalar_t>(x),
+                                                   data_or_null<acc_t>(weight),
+                                                   data_or_null<acc_t>(row_scale),
+                                                   data_or_null<acc_t>(col_scale),
+                                                   data_or_null<acc_t>(bias),
+                                                   data<scalar_t>(out),
+                                                   sizes.num_nodes,
+                                                   sizes.num_edges,
+                                                   sizes.channels,
+                                                   activation};
+    for_each_block(schedule, sizes, [&](int64_t begin, int64_t end) {
+      return ADVKERN_ON_ISA(gcn_aggregate_rows, args, begin, end);
+    });
+  });
+  return out;
+}
+
+Tensor gcn_aggregate_edge_dot_cpu(const Tensor& rowptr, const Tensor& col, const Tensor& schedule, const Tensor& a,
+                                  const Tensor& b) {
+  const Sizes sizes = check_graph(rowptr, col, schedule, a);
+  check_matrix(b, "b", sizes.num_nodes);
+  STD_TORCH_CHECK(b.size(1) == sizes.channels && b.scalar_type() == a.scalar_type(),
+                  "advkern: b must have a's channels and type");
+  Tensor dot = torch::stable::new_empty(a, {sizes.num_edges}, acc_type(a));
+  dispatch(a, col, [&](auto scalar, auto index) {
+    using scalar_t = decltype(scalar);
+    using index_t = decltype(index);
+    const EdgeDotArgs<scalar_t, index_t> args{data<const int64_t>(rowptr), data<const index_t>(col),
+                                              data<const scalar_t>(a),     data<const scalar_t>(b),
+                                              data<acc_of<scalar_t>>(dot), sizes.num_nodes,
+                                              sizes.num_edges,             sizes.channels};
+    for_each_block(schedule, sizes, [&](int64_t begin, int64_t end) {
+      return ADVKERN_ON_ISA(edge_dot_rows, args, begin, end);
+    });
+  });
+  return dot;
+}
+
+}  // namespace
+}  // namespace advkern
+
+STABLE_TORCH_LIBRARY_IMPL(advkern, CPU, m) {
+  m.impl("gcn_aggregate_fwd", TORCH_BOX(&advkern::gcn_aggregate_fwd_cpu));
+  m.impl("gcn_aggregate_edge_dot", TORCH_BOX(&advkern::gcn_aggregate_edge_dot_cpu));
+}
