@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advkern.graph import Graph, _Structure
+from advkern.graph import Graph, _lasting, _Structure
 from advkern.ops.coo_to_csr import coo_to_csr
 
 
@@ -55,7 +55,7 @@ def _cached(tensor: Tensor, build: Callable[[Tensor], Graph], extra: Any = None)
     known = _cache.get(key)
     if known is not None and known[0]() is tensor and known[1] == tensor._version:
         return known[2]
-    graph = build(tensor)
+    graph = _lasting(lambda: build(tensor))
     _cache[key] = (weakref.ref(tensor, lambda _: _cache.pop(key, None)), tensor._version, graph)
     return graph
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     import networkx
     import scipy.sparse
+
+_T = TypeVar("_T")
 
 NORMALIZATIONS = (None, "sym", "row")
 _BLOCK_WORK = 2048  # rows plus edges of one block of the schedule: some microseconds of work
@@ -41,16 +44,11 @@ class Graph:
         _check_vector("rowptr", rowptr, (torch.int32, torch.int64))
         _check_vector("col", col, (torch.int32, torch.int64), rowptr.device)
         rowptr = rowptr.to(torch.int64)
-        if rowptr.device.type == "cpu" and not torch.compiler.is_compiling():
+        if rowptr.device.type == "cpu" and not _is_traced():
             _check_structure(rowptr, col)
         self._structure = _Structure(rowptr.contiguous(), col.contiguous(), None)
         self._weight = _checked_weight(weight, self._structure)
-        self._forget()
-
-    def _forget(self) -> None:
-        self._degree: Tensor | None = None
-        self._normalization: dict[tuple[str, torch.dtype], tuple[Tensor, Tensor | None]] = {}
-        self._with_loops: dict[float, Graph] = {}
+        self._derived: dict[Any, Any] = {}
 
     @classmethod
     def _of(cls, structure: _Structure, weight: Tensor | None) -> Graph:
@@ -58,7 +56,7 @@ class Graph:
         graph = object.__new__(cls)
         graph._structure = structure
         graph._weight = weight
-        graph._forget()
+        graph._derived = {}
         return graph
 
     # -- building ------------------------------------------------------------------------------------------
@@ -209,21 +207,16 @@ class Graph:
         structure, perm = self._structure.transpose()
         return Graph._of(structure, None if self._weight is None else self._weight[perm])
 
-    def degree(self) -> Tensor:  # [num_nodes]
-        """Return the sum of each row's weights, in float64 where they are that, else float32; differentiable."""
+    def degree(self, dtype: torch.dtype = torch.float32) -> Tensor:  # [num_nodes]
+        """Return the sum of each row's weights in ``dtype`` (float32 or float64); differentiable in the weights."""
+        return self._once(("degree", dtype), lambda: self._make_degree(dtype))
+
+    def _make_degree(self, dtype: torch.dtype) -> Tensor:
         if self._weight is None:
-            return torch.diff(self.rowptr).to(torch.float32)
-        if self._weight.requires_grad:
-            return self._sum_rows(self._weight.dtype)
-        if self._degree is None:
-            self._degree = self._sum_rows(self._weight.dtype)
-        return self._degree
-
-    def _sum_rows(self, dtype: torch.dtype) -> Tensor:
+            return torch.diff(self.rowptr).to(dtype)
         from advkern.ops.gcn_aggregate import gcn_aggregate
-        from advkern.reference.gcn_aggregate import accumulation_dtype
 
-        ones = torch.ones(self.num_nodes, 1, dtype=accumulation_dtype(dtype), device=self.device)
+        ones = torch.ones(self.num_nodes, 1, dtype=dtype, device=self.device)
         with torch.autocast(self.device.type, enabled=False):  # a degree in a half type would be of no use
             return gcn_aggregate(self, ones)[:, 0]
 
@@ -235,20 +228,27 @@ class Graph:
         """
         if mode not in NORMALIZATIONS[1:]:
             raise ValueError(f"normalize: expected one of {NORMALIZATIONS}, got {mode!r}")
-        known = self._normalization.get((mode, dtype))
-        if known is not None:
-            return known
-        degree = self.degree()
-        if self._weight is not None and self.device.type == "cpu" and not torch.compiler.is_compiling():
+        return self._once((mode, dtype), lambda: self._make_normalization(mode, dtype))
+
+    def _make_normalization(self, mode: str, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        degree = self.degree(dtype)
+        if self._weight is not None and self.device.type == "cpu" and not _is_traced():
             _check_degree(degree)
         positive = degree > 0
-        safe = torch.where(positive, degree, 1).to(dtype)
+        safe = torch.where(positive, degree, 1)
         factor = torch.where(positive, safe.rsqrt() if mode == "sym" else safe.reciprocal(), 0)
         # a view: torch.compile refuses a Function that gets the same tensor twice
-        factors = (factor, factor.view_as(factor) if mode == "sym" else None)
-        if not factor.requires_grad:
-            self._normalization[mode, dtype] = factors
-        return factors
+        return factor, factor.view_as(factor) if mode == "sym" else None
+
+    def _once(self, key: Any, make: Callable[[], _T]) -> _T:
+        """Compute what follows from structure and weights, and keep it, unless the weights belong to an autograd
+        graph, a transform or inference mode, which it must not outlive."""
+        known = self._derived.get(key)
+        if known is None:
+            if self._weight is not None and not _is_lasting(self._weight):
+                return make()
+            known = self._derived[key] = _lasting(make)
+        return known
 
     # -- other graphs from it ------------------------------------------------------------------------------
 
@@ -264,15 +264,9 @@ class Graph:
 
         Added loops come last: in their row, and in the caller's order of edges.
         """
-        known = self._with_loops.get(weight)
-        if known is not None:
-            return known
         from advkern import adjacency
 
-        graph = adjacency.add_self_loops(self, weight)
-        if self._weight is None or not self._weight.requires_grad:
-            self._with_loops[weight] = graph
-        return graph
+        return self._once(("self_loops", weight), lambda: adjacency.add_self_loops(self, weight))
 
     def to(self, device: torch.device | str) -> Graph:
         """Return the graph on ``device``; itself where it is there already."""
@@ -294,8 +288,7 @@ class Graph:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         other = _unflatten(state["tensors"], None)
-        self._structure, self._weight = other._structure, other._weight
-        self._forget()
+        self._structure, self._weight, self._derived = other._structure, other._weight, {}
 
 
 class _Structure:
@@ -309,30 +302,62 @@ class _Structure:
 
     def row(self) -> Tensor:
         if self._row is None:
-            counts = torch.diff(self.rowptr)
-            ids = torch.arange(counts.shape[0], dtype=self.col.dtype, device=self.col.device)
-            self._row = torch.repeat_interleave(ids, counts, output_size=self.col.shape[0])
+            self._row = _lasting(self._make_row)
         return self._row
 
     def schedule(self) -> Tensor:
         if self._schedule is None:
-            num_nodes = self.rowptr.shape[0] - 1
-            work = self.rowptr + torch.arange(num_nodes + 1, device=self.rowptr.device)
-            total = num_nodes + self.col.shape[0]
-            blocks = max(1, min(_MAX_BLOCKS, total // _BLOCK_WORK))
-            bounds = torch.arange(blocks + 1, device=self.rowptr.device) * total // blocks
-            self._schedule = torch.searchsorted(work, bounds)
+            self._schedule = _lasting(self._make_schedule)
         return self._schedule
 
     def transpose(self) -> tuple[_Structure, Tensor]:
         """The transposed structure, and the order in which it holds this one's edges."""
         if self._transpose is None:
-            from advkern.ops.coo_to_csr import coo_to_csr
-
-            rowptr, col, perm = coo_to_csr(self.col, self.row(), self.rowptr.shape[0] - 1)
-            order = perm if self.edge_order is None else self.edge_order[perm]
-            self._transpose = _Structure(rowptr, col, order), perm
+            self._transpose = _lasting(self._make_transpose)
         return self._transpose
+
+    def _make_row(self) -> Tensor:
+        counts = torch.diff(self.rowptr)
+        ids = torch.arange(counts.shape[0], dtype=self.col.dtype, device=self.col.device)
+        return torch.repeat_interleave(ids, counts, output_size=self.col.shape[0])
+
+    def _make_schedule(self) -> Tensor:
+        num_nodes = self.rowptr.shape[0] - 1
+        work = self.rowptr + torch.arange(num_nodes + 1, device=self.rowptr.device)
+        total = num_nodes + self.col.shape[0]
+        blocks = max(1, min(_MAX_BLOCKS, total // _BLOCK_WORK))
+        bounds = torch.arange(blocks + 1, device=self.rowptr.device) * total // blocks
+        return torch.searchsorted(work, bounds)
+
+    def _make_transpose(self) -> tuple[_Structure, Tensor]:
+        from advkern.ops.coo_to_csr import coo_to_csr
+
+        rowptr, col, perm = coo_to_csr(self.col, self.row(), self.rowptr.shape[0] - 1)
+        order = perm if self.edge_order is None else self.edge_order[perm]
+        return _Structure(rowptr, col, order), perm
+
+
+def _in_transform() -> bool:
+    return bool(torch._C._are_functorch_transforms_active())
+
+
+def _is_traced() -> bool:
+    """Values cannot be looked at here."""
+    return torch.compiler.is_compiling() or _in_transform()
+
+
+def _is_lasting(weight: Tensor) -> bool:
+    if weight.requires_grad or torch.compiler.is_compiling():
+        return not weight.requires_grad  # the compiler cannot trace the other questions, nor be in such a mode
+    return not (weight.is_inference() or _in_transform())
+
+
+def _lasting(make: Callable[[], _T]) -> _T:
+    """Compute outside of torch.func's transforms and of inference mode, so that the result can be kept."""
+    if torch.compiler.is_compiling():
+        return make()
+    with torch.inference_mode(False), torch._C._DisableFuncTorch() if _in_transform() else nullcontext():
+        return make()
 
 
 def _check_vector(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,17 +13,31 @@ def define(name: str, schema: str, reference: Callable[..., Any], fake: Callable
     """Define ``advkern::<name>`` and ``advkern::<name>.torch``; return ``{backend: overload}``.
 
     The default overload is resolved by torch's dispatcher: a compiled kernel where one has registered itself,
-    else the reference. ``.torch`` is always the reference. The reference runs under ``no_grad``: derivatives
-    are the autograd Functions' business, and without it ``opcheck`` sees a second, hidden autograd formula.
+    else the reference. ``.torch`` is always the reference.
     """
     for qualified in (f"advkern::{name}", f"advkern::{name}.torch"):
         torch.library.define(qualified, schema)
-        torch.library.impl(qualified, "CompositeExplicitAutograd")(torch.no_grad()(reference))
+        torch.library.impl(qualified, "CompositeExplicitAutograd")(_as_kernel(reference))
         torch.library.register_fake(qualified)(fake)
     packet = getattr(torch.ops.advkern, name)
     for op in (packet.default, packet.torch):
         torch.library.register_vmap(op, _loop(op))
     return {"cpu": packet.default, "cuda": packet.default, "triton": packet.default, "torch": packet.torch}
+
+
+def _as_kernel(reference: Callable[..., Any]) -> Callable[..., Any]:
+    """Let plain PyTorch behave as a kernel does.
+
+    Without ``no_grad`` its lines would be a second, hidden derivative beside the autograd Function's; without
+    ``autocast`` off its products would be taken in another type than the one the caller chose.
+    """
+
+    @functools.wraps(reference)
+    def kernel(first: torch.Tensor, *rest: Any) -> Any:
+        with torch.no_grad(), torch.autocast(first.device.type, enabled=False):
+            return reference(first, *rest)
+
+    return kernel
 
 
 def _loop(op: Callable[..., Any]) -> Callable[..., Any]:

@@ -280,8 +280,8 @@ def gcn_aggregate(
     """
     if weight is not None:
         graph = graph.with_weight(weight)
-    x = _under_autocast(x)
     _check(graph, x, bias, activation)
+    x = _under_autocast(x)
     acc = accumulation_dtype(x.dtype)
     edge_weight = graph.weight
     row_scale = col_scale = None
@@ -290,7 +290,7 @@ def gcn_aggregate(
     if edge_weight is not None:
         edge_weight = edge_weight.to(acc)
     if bias is not None:
-        bias = bias.to(acc)
+        bias = bias.to(acc).contiguous()
     where = backend.choose("gcn_aggregate", x.device.type)
     tensors = (x.contiguous(), edge_weight, row_scale, col_scale, bias)
     code = ACTIVATION_NAMES.index(activation)

@@ -18,7 +18,8 @@ using torch::stable::Tensor;
 inline void check_vector(const Tensor& t, const char* name, int64_t length, ScalarType type) {
   STD_TORCH_CHECK(t.dim() == 1 && t.is_contiguous() && t.is_cpu() && t.size(0) == length && t.scalar_type() == type,
                   "advkern: ", name, " must be a contiguous vector of length ", length, " and type ", type,
-                  " on the CPU, got length ", t.numel(), " and type ", t.scalar_type());
+                  " on the CPU, got ", t.is_contiguous() ? "" : "strides and ", "length ", t.numel(), " and type ",
+                  t.scalar_type());
 }
 
 inline void check_matrix(const Tensor& t, const char* name, int64_t rows) {

@@ -1,0 +1,57 @@
+"""Timing that can be compared: all candidates in one run, interleaved."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def interleave(
+    candidates: Mapping[str, Callable[[], Any]], *, rounds: int = 7, min_seconds: float = 0.0
+) -> dict[str, list[float]]:
+    """Time each candidate ``rounds`` times, one after the other in every round; return seconds a call.
+
+    A candidate shorter than ``min_seconds`` is called as often as fills that time, so that the clock's grain and
+    the loop do not count. Each is called once before, unseen.
+    """
+    repeats = {}
+    for name, call in candidates.items():
+        call()
+        repeats[name] = max(1, round(min_seconds / max(_seconds(call, 1), 1e-9)))
+    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, call in candidates.items():
+            samples[name].append(_seconds(call, repeats[name]))
+    return samples
+
+
+def _seconds(call: Callable[[], Any], repeat: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeat):
+        call()
+    return (time.perf_counter() - start) / repeat
+
+
+def peak_memory(code: str) -> int:
+    """Run Python ``code`` in a fresh process; return the bytes by which its ``measured()`` raised the peak.
+
+    ``code`` prepares its inputs and defines ``measured()``. The peak is VmHWM, reset after the inputs are there
+    (Linux only).
+    """
+    program = f"""
+{code}
+import re
+def status(key):
+    return int(re.search(key + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+open("/proc/self/clear_refs", "w").write("5")  # the high-water mark falls to what is resident now
+before = status("VmRSS")
+measured()
+print(status("VmHWM") - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the measured program failed:\n{done.stderr}")
+    return int(done.stdout.splitlines()[-1])
