@@ -25,6 +25,22 @@ def define(name: str, schema: str, reference: Callable[..., Any], fake: Callable
     return {"cpu": packet.default, "cuda": packet.default, "triton": packet.default, "torch": packet.torch}
 
 
+class EagerFunction(torch.autograd.Function):
+    """Base of the Functions that run eagerly, with the fixed cost of a call taken out.
+
+    ``torch.autograd.Function.apply`` binds the arguments to the signature of ``forward`` anew at every call, two
+    thirds of what a call on a small graph costs. ``torch.compile`` refuses such a class, and refuses a ``jvp``:
+    compiled code gets the plain Functions, and these subclasses of them add both.
+    """
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        """Call without binding, unless one of torch.func's transforms has to see the call."""
+        if torch._C._are_functorch_transforms_active():
+            return super().apply(*args)
+        return super(torch.autograd.Function, cls).apply(*torch._functorch.utils.unwrap_dead_wrappers(args))
+
+
 def _as_kernel(reference: Callable[..., Any]) -> Callable[..., Any]:
     """Let plain PyTorch behave as a kernel does.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advkern import backend
 from advkern.graph import Graph
-from advkern.ops._schema import define
+from advkern.ops._schema import EagerFunction, define
 from advkern.reference import gcn_aggregate as reference
 from advkern.reference.gcn_aggregate import ACTIVATION_NAMES, accumulation_dtype
 
@@ -78,47 +78,40 @@ class GcnAggregateFunction(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, weight, row_scale, col_scale, bias, activation, where, *adjacency):
+    def forward(x, weight, row_scale, col_scale, bias, activation, where, adjacency):
         return _FWD[where](*adjacency[:3], x, weight, row_scale, col_scale, bias, activation)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        *_, ctx.activation, ctx.where = inputs[:7]
-        ctx.save_for_backward(*_aggregate_saved(inputs, output))
+        *tensors, _bias, ctx.activation, ctx.where, ctx.adjacency = inputs
+        ctx.save_for_backward(*tensors, None if ctx.activation == 0 else output)
 
     @staticmethod
     def backward(ctx, grad):
-        x, weight, row_scale, col_scale, out, *tensors = ctx.saved_tensors
-        adjacency = _Adjacency(*tensors)
-        needs_x, needs_weight, needs_row, needs_col, needs_bias = ctx.needs_input_grad[:5]
+        x, weight, row_scale, col_scale, out = ctx.saved_tensors
+        adjacency, where = ctx.adjacency, ctx.where
+        needs_x, needs_weight, needs_row, needs_col, needs_bias, *_ = ctx.needs_input_grad
         grad = _activation_backward(grad, out, ctx.activation).contiguous()
         acc = accumulation_dtype(x.dtype)
 
         grad_x = grad_weight = grad_row = grad_col = None
         if needs_x:
             weight_t = None if weight is None else weight[adjacency.perm]
-            grad_x = _aggregate(adjacency.transpose(), grad, ctx.where, weight_t, col_scale, row_scale)
+            grad_x = _aggregate(adjacency.transpose(), grad, where, weight_t, col_scale, row_scale)
         if needs_weight or needs_row or needs_col:
-            dot = _edge_dot(adjacency, grad, x, ctx.where)
+            dot = _edge_dot(adjacency, grad, x, where)
             weighted = dot if weight is None else dot * weight
-            row_column = None if row_scale is None else row_scale[:, None]
             ones = torch.ones(x.shape[0], 1, dtype=acc, device=x.device)
+            row_column = ones if row_scale is None else row_scale[:, None]
             column = ones if col_scale is None else col_scale[:, None]
-            if needs_weight:
-                grad_weight = _scale_edges(adjacency, dot, row_column, column, ctx.where)
+            if needs_weight:  # dot[e] r[i] c[j]: the edge dot product of one-channel matrices
+                grad_weight = dot * _edge_dot(adjacency, row_column, column, where)
             if needs_row:
-                grad_row = _aggregate(adjacency, column, ctx.where, weighted)[:, 0]
+                grad_row = _aggregate(adjacency, column, where, weighted)[:, 0]
             if needs_col:
-                row_column = ones if row_column is None else row_column
-                weighted_t = weighted[adjacency.perm]
-                grad_col = _aggregate(adjacency.transpose(), row_column, ctx.where, weighted_t)[:, 0]
+                grad_col = _aggregate(adjacency.transpose(), row_column, where, weighted[adjacency.perm])[:, 0]
         grad_bias = grad.sum(0, dtype=acc) if needs_bias else None
-        return grad_x, grad_weight, grad_row, grad_col, grad_bias, None, None, *[None] * len(adjacency)
-
-
-def _aggregate_saved(inputs, output):
-    x, weight, row_scale, col_scale, _bias, activation, _where, *adjacency = inputs
-    return x, weight, row_scale, col_scale, None if activation == 0 else output, *adjacency
+        return grad_x, grad_weight, grad_row, grad_col, grad_bias, None, None, None
 
 
 class EdgeDotFunction(torch.autograd.Function):
@@ -127,42 +120,38 @@ class EdgeDotFunction(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(a, b, where, *adjacency):
+    def forward(a, b, where, adjacency):
         return _EDGE_DOT[where](*adjacency[:3], a, b)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        a, b, ctx.where, *adjacency = inputs
-        ctx.save_for_backward(a, b, *adjacency)
+        a, b, ctx.where, ctx.adjacency = inputs
+        ctx.save_for_backward(a, b)
 
     @staticmethod
     def backward(ctx, grad):
-        a, b, *tensors = ctx.saved_tensors
-        adjacency = _Adjacency(*tensors)
+        a, b = ctx.saved_tensors
+        adjacency = ctx.adjacency
         grad_a = grad_b = None
         if ctx.needs_input_grad[0]:
             grad_a = _aggregate(adjacency, b, ctx.where, grad)
         if ctx.needs_input_grad[1]:
             grad_b = _aggregate(adjacency.transpose(), a, ctx.where, grad[adjacency.perm])
-        return grad_a, grad_b, None, *[None] * len(adjacency)
+        return grad_a, grad_b, None, None
 
 
-# torch.compile refuses a Function that has a jvp, so compiled code gets the plain classes and eager code these.
-
-
-class _GcnAggregateDual(GcnAggregateFunction):
+class _EagerGcnAggregate(EagerFunction, GcnAggregateFunction):
     @staticmethod
     def setup_context(ctx, inputs, output):
         GcnAggregateFunction.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(*_aggregate_saved(inputs, output))
+        ctx.save_for_forward(*inputs[:4], None if ctx.activation == 0 else output)
 
     @staticmethod
     def jvp(ctx, x_t, weight_t, row_t, col_t, bias_t, *_):
-        x, weight, row_scale, col_scale, out, *tensors = ctx.saved_tensors
-        adjacency = _Adjacency(*tensors)
+        x, weight, row_scale, col_scale, out = ctx.saved_tensors
 
         def product(x, weight, row_scale, col_scale):
-            return _aggregate(adjacency, x, ctx.where, weight, row_scale, col_scale)
+            return _aggregate(ctx.adjacency, x, ctx.where, weight, row_scale, col_scale)
 
         terms = []  # one for each factor that moves: the aggregation is linear in each
         if x_t is not None:
@@ -178,20 +167,18 @@ class _GcnAggregateDual(GcnAggregateFunction):
         return _activation_backward(sum(terms), out, ctx.activation)
 
 
-class _EdgeDotDual(EdgeDotFunction):
+class _EagerEdgeDot(EagerFunction, EdgeDotFunction):
     @staticmethod
     def setup_context(ctx, inputs, output):
         EdgeDotFunction.setup_context(ctx, inputs, output)
-        a, b, _where, *adjacency = inputs
-        ctx.save_for_forward(a, b, *adjacency)
+        ctx.save_for_forward(*inputs[:2])
 
     @staticmethod
     def jvp(ctx, a_t, b_t, *_):
-        a, b, *tensors = ctx.saved_tensors
-        adjacency = _Adjacency(*tensors)
-        terms = [] if a_t is None else [_edge_dot(adjacency, a_t, b, ctx.where)]
+        a, b = ctx.saved_tensors
+        terms = [] if a_t is None else [_edge_dot(ctx.adjacency, a_t, b, ctx.where)]
         if b_t is not None:
-            terms.append(_edge_dot(adjacency, a, b_t, ctx.where))
+            terms.append(_edge_dot(ctx.adjacency, a, b_t, ctx.where))
         return sum(terms)
 
 
@@ -207,16 +194,16 @@ def _aggregate(
 ) -> Tensor:
     if _is_plain(x, weight, row_scale, col_scale, bias):
         return _FWD[where](*adjacency[:3], x, weight, row_scale, col_scale, bias, activation)
-    function = GcnAggregateFunction if torch.compiler.is_compiling() else _GcnAggregateDual
-    return function.apply(x, weight, row_scale, col_scale, bias, activation, where, *adjacency)
+    function = GcnAggregateFunction if torch.compiler.is_compiling() else _EagerGcnAggregate
+    return function.apply(x, weight, row_scale, col_scale, bias, activation, where, adjacency)
 
 
 def _edge_dot(adjacency: _Adjacency, a: Tensor, b: Tensor, where: str) -> Tensor:
     a, b = a.contiguous(), b.contiguous()
     if _is_plain(a, b):
         return _EDGE_DOT[where](*adjacency[:3], a, b)
-    function = EdgeDotFunction if torch.compiler.is_compiling() else _EdgeDotDual
-    return function.apply(a, b, where, *adjacency)
+    function = EdgeDotFunction if torch.compiler.is_compiling() else _EagerEdgeDot
+    return function.apply(a, b, where, adjacency)
 
 
 def _is_plain(*tensors: Tensor | None) -> bool:
@@ -233,14 +220,6 @@ def _activation_backward(grad: Tensor, out: Tensor | None, activation: int) -> T
     if name == "elu":
         return grad * torch.where(out > 0, 1, out + 1)
     return grad
-
-
-def _scale_edges(
-    adjacency: _Adjacency, value: Tensor, row_scale: Tensor | None, col_scale: Tensor, where: str
-) -> Tensor:
-    """``value[e] * row_scale[i] * col_scale[j]``: the edge dot product of two one-channel matrices."""
-    row_scale = torch.ones_like(col_scale) if row_scale is None else row_scale
-    return value * _edge_dot(adjacency, row_scale, col_scale, where)
 
 
 def gcn_aggregate(
@@ -294,16 +273,17 @@ def gcn_aggregate(
     where = backend.choose("gcn_aggregate", x.device.type)
     tensors = (x.contiguous(), edge_weight, row_scale, col_scale, bias)
     code = ACTIVATION_NAMES.index(activation)
-    adjacency = _adjacency(graph, with_transpose=any(t is not None and t.requires_grad for t in tensors[:4]))
+    adjacency = _adjacency(graph, with_transpose=not _is_plain(*tensors[:4]))
     return _aggregate(adjacency, tensors[0], where, *tensors[1:], code)
 
 
 def _adjacency(graph: Graph, with_transpose: bool) -> _Adjacency:
-    forward = (graph.rowptr, graph.col, graph.schedule)
-    if not (with_transpose and torch.is_grad_enabled()):
+    structure = graph._structure
+    forward = (structure.rowptr, structure.col, structure.schedule())
+    if not with_transpose:
         return _Adjacency(*forward)
-    structure, perm = graph._structure.transpose()
-    return _Adjacency(*forward, structure.rowptr, structure.col, structure.schedule(), perm)
+    transposed, perm = structure.transpose()
+    return _Adjacency(*forward, transposed.rowptr, transposed.col, transposed.schedule(), perm)
 
 
 def _under_autocast(x: Tensor) -> Tensor:
