@@ -18,12 +18,13 @@ def as_graph(adj: Any) -> Graph:
 
     Takes an :class:`advkern.Graph`, a dense, COO, CSR or CSC tensor, a scipy sparse matrix or a networkx graph.
     A tensor is converted once: the graph is kept as long as the tensor lives and its ``_version`` stays. Writes
-    that autograd does not see (``.data``, ``.numpy()``) go unnoticed; inference tensors are not kept.
+    that autograd does not see (``.data``, ``.numpy()``) go unnoticed; inference tensors are not kept, and of a
+    tensor that requires grad only the structure is.
     """
     if isinstance(adj, Graph):
         return adj
     if isinstance(adj, Tensor):
-        return _cached(adj, _from_matrix)
+        return _matrix_as_graph(adj)
     if type(adj).__module__.startswith("scipy.sparse"):
         return from_scipy(adj)
     if type(adj).__module__.startswith("networkx") or hasattr(adj, "adjacency"):
@@ -49,7 +50,7 @@ _cache: dict[tuple[int, Any], tuple[weakref.ref[Tensor], int, Graph]] = {}
 
 
 def _cached(tensor: Tensor, build: Callable[[Tensor], Graph], extra: Any = None) -> Graph:
-    if torch.compiler.is_compiling() or tensor.is_inference() or tensor.requires_grad:
+    if torch.compiler.is_compiling() or tensor.is_inference():
         return build(tensor)
     key = (id(tensor), extra)
     known = _cache.get(key)
@@ -61,6 +62,30 @@ def _cached(tensor: Tensor, build: Callable[[Tensor], Graph], extra: Any = None)
 
 
 # -- one function a kind of input ------------------------------------------------------------------------------
+
+
+def _matrix_as_graph(adj: Tensor) -> Graph:
+    """What is kept is built from a detached tensor: it must hold neither ``adj`` alive nor its autograd graph."""
+    if _is_transformed(adj):
+        return _from_matrix(adj)
+    graph = _cached(adj, lambda matrix: _from_matrix(matrix.detach()))
+    return graph.with_weight(_as_float(_entries(adj, graph))) if adj.requires_grad else graph
+
+
+def _is_transformed(adj: Tensor) -> bool:
+    """Whether torch.func or forward-mode differentiation may be at work on ``adj``, which ``requires_grad`` hides."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch.autograd.forward_ad._current_level >= 0 or torch._C._functorch.is_functorch_wrapped_tensor(adj)
+
+
+def _entries(adj: Tensor, graph: Graph) -> Tensor:
+    """The stored values in the order of ``graph``, made from ``adj``, with gradients that lead back to ``adj``."""
+    if adj.layout == torch.strided:
+        return adj[graph.row.long(), graph.col.long()]
+    if adj.layout == torch.sparse_coo:
+        return adj.coalesce().values()
+    return adj.to_sparse_csr().values()
 
 
 def _from_matrix(adj: Tensor) -> Graph:
@@ -76,21 +101,23 @@ def _from_matrix(adj: Tensor) -> Graph:
 
 
 def from_dense(adj: Tensor) -> Graph:
-    _check_square(adj)
+    """Build from what :meth:`advkern.Graph.from_dense` takes."""
+    _check_matrix(adj, torch.strided)
     row, col = adj.detach().nonzero(as_tuple=True)
     graph = _from_edges(row, col, adj.shape[0])
     return graph.with_weight(_as_float(adj[row, col]))
 
 
 def from_coo(adj: Tensor) -> Graph:
-    _check_square(adj)
-    if adj.is_coalesced():
-        return _from_coalesced(adj)
-    indices, values = adj._indices(), adj._values()
+    """Build from what :meth:`advkern.Graph.from_coo` takes."""
+    _check_matrix(adj, torch.sparse_coo)
+    if adj.is_coalesced() or adj.requires_grad:  # what is read below has no derivative
+        return _from_coalesced(adj.coalesce())
+    (row, col), values = adj._indices().contiguous(), adj._values()
     _check_weight_values(values)
     num_nodes = adj.shape[0]
-    by_col = coo_to_csr(indices[1], indices[0], num_nodes)[2]
-    rowptr, col, by_row = coo_to_csr(indices[0][by_col], indices[1][by_col], num_nodes, narrow=_fits(num_nodes))
+    by_col = coo_to_csr(col, row, num_nodes)[2]
+    rowptr, col, by_row = coo_to_csr(row[by_col], col[by_col], num_nodes, narrow=_fits(num_nodes))
     graph = Graph._of(_Structure(rowptr, col, None), None)
     same = (torch.diff(col) == 0) & (torch.diff(graph.row) == 0)
     if bool(same.any()):  # only now are there values to add
@@ -106,19 +133,24 @@ def _from_coalesced(adj: Tensor) -> Graph:
 
 
 def from_csr(adj: Tensor) -> Graph:
-    _check_square(adj)
+    """Build from what :meth:`advkern.Graph.from_csr` takes."""
+    _check_matrix(adj, torch.sparse_csr)
     return Graph(adj.crow_indices(), adj.col_indices(), _as_float(adj.values()))
 
 
 def from_csc(adj: Tensor) -> Graph:
-    _check_square(adj)
-    transposed = Graph(adj.ccol_indices(), adj.row_indices(), _as_float(adj.values()))
+    """Build from what :meth:`advkern.Graph.from_csc` takes."""
+    _check_matrix(adj, torch.sparse_csc)
+    transposed = Graph(adj.ccol_indices(), adj.row_indices())
     structure, perm = transposed._structure.transpose()
     plain = _Structure(structure.rowptr, structure.col, None)  # the caller's order of a matrix is by rows
-    return Graph._of(plain, transposed.weight[perm])
+    return Graph._of(plain, _as_float(adj.values())[perm])
 
 
 def from_scipy(adj: Any) -> Graph:
+    """Build from what :meth:`advkern.Graph.from_scipy` takes."""
+    if not hasattr(adj, "tocsr"):
+        raise TypeError(f"adj: expected a scipy sparse matrix or array, got {type(adj).__name__}")
     matrix = adj.tocsr()
     if matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"adj: expected a square matrix, got shape {tuple(matrix.shape)}")
@@ -127,9 +159,12 @@ def from_scipy(adj: Any) -> Graph:
 
 
 def from_networkx(graph: Any, direction: str = "source_to_target", weight: str | None = "weight") -> Graph:
+    """Build from what :meth:`advkern.Graph.from_networkx` takes."""
     directions = ("source_to_target", "target_to_source")
     if direction not in directions:
         raise ValueError(f"direction: expected one of {directions}, got {direction!r}")
+    if not hasattr(graph, "is_directed"):
+        raise TypeError(f"graph: expected a networkx graph, got {type(graph).__name__}")
     number = {node: i for i, node in enumerate(graph.nodes)}
     edges = [(number[u], number[v], data.get(weight)) for u, v, data in graph.edges(data=True)]
     if not graph.is_directed():
@@ -148,21 +183,34 @@ def from_edge_index(
     num_nodes: int | None = None,
     index_dtype: torch.dtype | None = None,
 ) -> Graph:
+    """Build from what :meth:`advkern.Graph.from_edge_index` takes."""
+    if not isinstance(edge_index, Tensor):
+        raise TypeError(f"edge_index: expected a tensor, got {type(edge_index).__name__}")
     if edge_index.dim() != 2 or edge_index.shape[0] != 2 or edge_index.dtype not in (torch.int32, torch.int64):
         raise ValueError(
             f"edge_index: expected int32 or int64 ids of shape [2, num_edges], "
             f"got {edge_index.dtype} of shape {tuple(edge_index.shape)}"
         )
     if num_nodes is None:
-        num_nodes = int(edge_index.max()) + 1 if edge_index.numel() else 0
+        num_nodes = max(int(edge_index.max()) + 1, 0) if edge_index.numel() else 0
+    if not hasattr(num_nodes, "__index__"):
+        raise TypeError(f"num_nodes: expected an integer, got {num_nodes!r}")
+    if num_nodes < 0:
+        raise ValueError(f"num_nodes: expected a count of at least 0, got {num_nodes}")
     source, target = edge_index
     return _from_edges(target, source, num_nodes, index_dtype, "edge_index").with_weight(edge_weight)
 
 
 def batch(graphs: Sequence[Graph]) -> Graph:
+    """Join graphs as :meth:`advkern.Graph.batch` does."""
     graphs = list(graphs)
     if not graphs:
         raise ValueError("graphs: expected at least one graph, got none")
+    for graph in graphs:
+        if not isinstance(graph, Graph):
+            raise TypeError(f"graphs: expected advkern.Graph objects, got {type(graph).__name__}")
+        if graph.device != graphs[0].device:
+            raise ValueError(f"graphs: expected all on {graphs[0].device}, as the first, got one on {graph.device}")
     weighted = sum(g.weight is not None for g in graphs)
     if weighted not in (0, len(graphs)):
         raise ValueError(f"graphs: expected all or none to have weights, got {weighted} of {len(graphs)} with")
@@ -180,6 +228,7 @@ def batch(graphs: Sequence[Graph]) -> Graph:
 
 
 def add_self_loops(graph: Graph, value: float) -> Graph:
+    """Add loops as :meth:`advkern.Graph.with_self_loops` does."""
     num_nodes, device = graph.num_nodes, graph.device
     missing = torch.ones(num_nodes, dtype=torch.bool, device=device)
     missing[graph.row[graph.row == graph.col].long()] = False
@@ -189,18 +238,20 @@ def add_self_loops(graph: Graph, value: float) -> Graph:
     nodes = missing.nonzero()[:, 0]
     old = torch.arange(graph.num_edges, device=device) + shift[graph.row.long()]  # where each edge goes
     new = rowptr[nodes + 1] - 1  # the last place of its row
+    num_loops = nodes.shape[0]  # len() would make the compiler want to know it
 
     def merge(edges: Tensor, loops: Tensor) -> Tensor:
-        return edges.new_empty(rowptr[-1]).index_copy(0, old, edges).index_copy(0, new, loops)
+        out = edges.new_empty(graph.num_edges + num_loops)
+        return out.index_copy(0, old, edges).index_copy(0, new, loops)
 
     col = merge(graph.col, nodes.to(graph.col.dtype))
-    added = torch.arange(len(nodes), device=device) + graph.num_edges
+    added = torch.arange(num_loops, device=device) + graph.num_edges
     order = merge(_edge_order(graph), added)
     weight = graph.weight
     if weight is not None:
-        weight = merge(weight, weight.new_full((len(nodes),), value))
+        weight = merge(weight, weight.new_full((num_loops,), value))
     elif value != 1:
-        weight = merge(torch.ones(graph.num_edges, device=device), torch.full((len(nodes),), value, device=device))
+        weight = merge(torch.ones(graph.num_edges, device=device), torch.full((num_loops,), value, device=device))
     return Graph._of(_Structure(rowptr, col, order), weight)
 
 
@@ -213,6 +264,8 @@ def _from_edges(
     """Sort the edges by row; where they came sorted, the caller's order is the graph's."""
     if index_dtype not in (None, torch.int32, torch.int64):
         raise ValueError(f"index_dtype: expected torch.int32 or torch.int64, got {index_dtype}")
+    if index_dtype == torch.int32 and not _fits(num_nodes):
+        raise ValueError(f"index_dtype: expected torch.int64 for {num_nodes} nodes, got torch.int32")
     narrow = index_dtype == torch.int32 or (index_dtype is None and _fits(num_nodes))
     if not narrow:
         row, col = row.long(), col.long()
@@ -243,10 +296,16 @@ def _offsets(counts: Any) -> list[int]:
 
 def _as_float(values: Tensor) -> Tensor:
     """Weights must be floats; networkx and scipy give integers for unweighted graphs."""
+    if values.is_complex():
+        raise ValueError(f"adj: expected real numbers, got {values.dtype}")
     return values if values.is_floating_point() else values.to(torch.float32)
 
 
-def _check_square(adj: Tensor) -> None:
+def _check_matrix(adj: Tensor, layout: torch.layout) -> None:
+    if not isinstance(adj, Tensor):
+        raise TypeError(f"adj: expected a tensor, got {type(adj).__name__}")
+    if adj.layout != layout:
+        raise ValueError(f"adj: expected layout {layout}, got {adj.layout}")
     if adj.dim() != 2 or adj.shape[0] != adj.shape[1]:
         raise ValueError(f"adj: expected a square matrix, got shape {tuple(adj.shape)}")
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 BACKENDS = ("cpu", "cuda", "triton", "torch")
-MEND = "ADVKERN_BUILD=cpu pip install --no-build-isolation --force-reinstall --no-deps advkern"
+MEND = "ADVKERN_BUILD=cpu pip install --no-build-isolation --force-reinstall --no-deps ."
 
 
 class BackendError(RuntimeError):
@@ -92,12 +92,13 @@ def choose(op: str, device_type: str) -> str:
 def _resolve(op: str, device_type: str) -> str:
     default = _ops[op].get(device_type, "torch")
     forced = _forced_backends()
-    wanted = forced.get(op, forced.get("*", default))
-    if wanted != "torch" and wanted not in _ops[op].values():
-        wanted = default  # an op that by design has no such backend keeps its own
+    asked = forced.get(op, forced.get("*"))
+    if asked not in ("torch", *_ops[op].values()):
+        asked = None  # an op that by design has no such backend keeps its own
+    wanted = asked or default
     reason = why_not(op, wanted, device_type)
     if reason is not None:
-        if wanted != default or os.environ.get("ADVKERN_STRICT") == "1":
+        if asked or os.environ.get("ADVKERN_STRICT") == "1":
             raise BackendError(f"advkern: {op} cannot run on {wanted}. {_all_reasons(op, device_type)}")
         _warn_once(op, device_type, reason)
         wanted = "torch"
@@ -138,7 +139,7 @@ def _checked(forced: dict[str, str], argument: str) -> dict[str, str]:
     return forced
 
 
-class use_backend(AbstractContextManager["use_backend"]):  # noqa: N801  (reads as a function, like torch.no_grad)
+class use_backend(AbstractContextManager["use_backend"]):
     """Choose backends for every op (``"torch"``) or some (``{"gcn_aggregate": "torch"}``) inside a ``with``.
 
     An op that by design has no such backend keeps its default; one that has it and cannot run it raises
@@ -182,9 +183,7 @@ def info() -> dict[str, Any]:
             "facts": COMPILED.facts,
         },
         "ops": {
-            op: {
-                device: {name: why_not(op, name, device) or "can run" for name in BACKENDS} for device in devices
-            }
+            op: {device: {name: why_not(op, name, device) or "can run" for name in BACKENDS} for device in devices}
             for op in registered_ops()
         },
     }

@@ -4,14 +4,34 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
+
 import advkern
+from advkern.plots import MissingExtraError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
+    try:
+        args = _parser().parse_args(argv)
+        return args.run(args)
+    except KeyboardInterrupt:
+        return _failed("interrupted", 130)
+    except MissingExtraError as error:
+        return _failed(str(error), 1)
+
+
+def _failed(message: str, status: int) -> int:
+    print(f"advkern: {message}", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="advkern", description=advkern.__doc__)
     parser.add_argument("--version", action="version", version=f"advkern {advkern.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -20,8 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     info.add_argument("--json", action="store_true", help="print JSON")
     info.set_defaults(run=_info)
 
-    args = parser.parse_args(argv)
-    return args.run(args)
+    demo = commands.add_parser("demo", help="each model, trained on real data beside its eager twin")
+    demo.add_argument("--output", type=Path, default="advkern-demo", help="folder of the PNGs (%(default)s)")
+    demo.add_argument("--only", nargs="+", type=_model, metavar="MODEL", help="these models instead of all")
+    demo.add_argument("--device", type=_device, default=_default_device(), help="cpu or cuda (%(default)s)")
+    demo.add_argument("--quick", action="store_true", help="one seed, a quarter of the epochs")
+    demo.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    demo.set_defaults(run=_demo)
+    return parser
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -40,3 +66,51 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
             shown = ", ".join(map(str, value)) if isinstance(value, list) else value
             lines.append(f"{indent}{key}: {shown}")
     return lines
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from advkern.demo import pictures, runner, table
+
+    try:  # now, not after the training
+        args.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return _failed(f"--output: {error}", 2)
+    experiments = runner.collect(args.only or runner.discover(), args.device, quick=args.quick)
+    results = runner.run(experiments, seeds=1 if args.quick else runner.SEEDS)
+    saved = pictures.save(results, args.output)
+    rows = [result.row for result in results]
+    if args.json:
+        print(table.as_json(rows, args.device, saved))
+    else:
+        table.show(rows, args.device)
+        print("Saved:", *saved)
+    return 0
+
+
+def _model(name: str) -> str:
+    """A name that ``--only`` knows."""
+    from advkern.demo.runner import discover
+
+    if name not in (known := discover()):
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(known)}, got {name!r}")
+    return name
+
+
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _device(name: str) -> torch.device:
+    """A device that is there."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):  # torch raises either, in several lines
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"expected {_devices()}, got {name!r}")
+    return device
+
+
+def _devices() -> str:
+    return " or ".join(["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))])

@@ -27,8 +27,8 @@ pybind11::dict build_facts() {
   pybind11::dict facts;
   facts["compiler"] = __VERSION__;
   facts["cxx_standard"] = long(__cplusplus);
-  facts["stable_abi"] = std::to_string((TORCH_TARGET_VERSION >> 56) & 0xff) + "." +
-                        std::to_string((TORCH_TARGET_VERSION >> 48) & 0xff);
+  facts["stable_abi"] =
+      std::to_string((TORCH_TARGET_VERSION >> 56) & 0xff) + "." + std::to_string((TORCH_TARGET_VERSION >> 48) & 0xff);
   facts["isa"] = advkern::isa_name(advkern::current_isa());
   facts["isas"] = isas();
   return facts;

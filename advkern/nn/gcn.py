@@ -118,12 +118,15 @@ class GCN(nn.Module):
     def forward(self, x: Tensor, adj: Any) -> Tensor:
         """Return log-probabilities ``[N, output_dim]``."""
         graph = as_graph(adj)
-        for layer in self.layers[:-1]:
+        *hidden, last = self.layers  # a slice would build a new ModuleList
+        for layer in hidden:
             x = self.dropout(layer(x, graph))
-        return torch.log_softmax(self.layers[-1](x, graph), dim=1)
+        return torch.log_softmax(last(x, graph), dim=1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        layers = len({key.split(".")[1] for key in (k.removeprefix(prefix) for k in state_dict) if key[:7] == "layers."})
+        layers = len(
+            {key.split(".")[1] for key in (k.removeprefix(prefix) for k in state_dict) if key[:7] == "layers."}
+        )
         if len(self.layers) == 1 and layers == 2:
             raise RuntimeError(
                 "GCN: this checkpoint holds 2 layers and the model 1. The tutorial's num_layers=1 builds two: "
@@ -233,5 +236,7 @@ def _check_options(normalize: str | None, activation: Any) -> None:
 
 
 def _check_features(x: Tensor, channels: int) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: expected a tensor (bipartite pairs are not supported), got {type(x).__name__}")
     if x.dim() != 2 or x.shape[1] != channels:
         raise ValueError(f"x: expected shape [num_nodes, {channels}], got {tuple(x.shape)}")

@@ -38,7 +38,8 @@ class EagerFunction(torch.autograd.Function):
         """Call without binding, unless one of torch.func's transforms has to see the call."""
         if torch._C._are_functorch_transforms_active():
             return super().apply(*args)
-        return super(torch.autograd.Function, cls).apply(*torch._functorch.utils.unwrap_dead_wrappers(args))
+        args = torch._functorch.utils.unwrap_dead_wrappers(args)
+        return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]  # missing in torch's stubs
 
 
 def _as_kernel(reference: Callable[..., Any]) -> Callable[..., Any]:

@@ -35,8 +35,11 @@ def coo_to_csr(
     """Sort edges by row, keeping the order within a row: return ``(rowptr, col[perm], perm)``.
 
     ``rowptr[i] : rowptr[i + 1]`` is the range of row ``i``'s edges (int64); ``perm`` (int64) is the place each of
-    them had. ``narrow`` gives the sorted ``col`` as int32, whatever came in. A counting sort in O(N + E), the same on any number of threads. An id outside ``[0, num_nodes)`` is
-    a ValueError.
+    them had. ``narrow`` gives the sorted ``col`` as int32, whatever came in. A counting sort in O(N + E), the same on
+    any number of threads.
+
+    Raises:
+        ValueError: an id outside ``[0, num_nodes)``, or ids of wrong shape or type.
     """
     _check(row, col, num_nodes, narrow)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,17 +55,18 @@ class _Adjacency(NamedTuple):
     rowptr: Tensor  # [num_nodes + 1]
     col: Tensor  # [num_edges]
     schedule: Tensor  # [blocks + 1]
-    rowptr_t: Tensor | None = None
+    rowptr_t: Tensor | None = None  # None, and so on down, where no gradient will need it
     col_t: Tensor | None = None
     schedule_t: Tensor | None = None
     perm: Tensor | None = None  # [num_edges]
 
     def transpose(self) -> _Adjacency:
+        assert self.rowptr_t is not None and self.col_t is not None and self.schedule_t is not None
         inverse = None
         if self.perm is not None and torch.is_grad_enabled():  # else nothing will go back through the transpose
             inverse = torch.empty_like(self.perm)
             inverse[self.perm] = torch.arange(self.perm.numel(), device=self.perm.device)
-        return _Adjacency(*self[3:6], *self[:3], inverse)
+        return _Adjacency(self.rowptr_t, self.col_t, self.schedule_t, *self[:3], inverse)
 
 
 # The aggregation and the edge dot product are each other's derivatives, so two Functions, each calling the
@@ -215,11 +216,11 @@ def _is_plain(*tensors: Tensor | None) -> bool:
 
 def _activation_backward(grad: Tensor, out: Tensor | None, activation: int) -> Tensor:
     name = ACTIVATION_NAMES[activation]
+    if out is None:
+        return grad
     if name == "relu":
         return grad.masked_fill(out <= 0, 0)
-    if name == "elu":
-        return grad * torch.where(out > 0, 1, out + 1)
-    return grad
+    return grad * torch.where(out > 0, 1, out + 1)  # elu
 
 
 def gcn_aggregate(

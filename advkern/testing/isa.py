@@ -12,19 +12,19 @@ def available_isas() -> list[str]:
     """The instruction sets that the compiled part can run here, best first; none without a compiled part."""
     if backend.COMPILED.status != "loaded":
         return []
-    from advkern import _C
+    from advkern._C import isas
 
-    return list(_C.isas())
+    return isas()
 
 
 @contextmanager
 def use_isa(name: str) -> Iterator[None]:
     """Let the CPU kernels use instruction set ``name`` inside the ``with``."""
-    from advkern import _C
+    from advkern._C import isa, set_isa
 
-    previous = _C.isa()
-    _C.set_isa(name)
+    previous = isa()
+    set_isa(name)
     try:
         yield
     finally:
-        _C.set_isa(previous)
+        set_isa(previous)

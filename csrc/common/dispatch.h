@@ -15,9 +15,12 @@ template <typename Function>
 void dispatch_ids(torch::headeronly::ScalarType type, const Function& function) {
   using torch::headeronly::ScalarType;
   switch (type) {
-    case ScalarType::Int: return function(int32_t{});
-    case ScalarType::Long: return function(int64_t{});
-    default: STD_TORCH_CHECK(false, "advkern: ids must be int32 or int64, got ", type);
+    case ScalarType::Int:
+      return function(int32_t{});
+    case ScalarType::Long:
+      return function(int64_t{});
+    default:
+      STD_TORCH_CHECK(false, "advkern: ids must be int32 or int64, got ", type);
   }
 }
 
@@ -25,10 +28,14 @@ template <typename Function>
 void dispatch_floats(torch::headeronly::ScalarType type, const Function& function) {
   using torch::headeronly::ScalarType;
   switch (type) {
-    case ScalarType::Float: return function(float{});
-    case ScalarType::Double: return function(double{});
-    case ScalarType::Half: return function(torch::headeronly::Half{});
-    case ScalarType::BFloat16: return function(torch::headeronly::BFloat16{});
+    case ScalarType::Float:
+      return function(float{});
+    case ScalarType::Double:
+      return function(double{});
+    case ScalarType::Half:
+      return function(torch::headeronly::Half{});
+    case ScalarType::BFloat16:
+      return function(torch::headeronly::BFloat16{});
     default:
       STD_TORCH_CHECK(false, "advkern: x must be float16, bfloat16, float32 or float64, got ", type);
   }

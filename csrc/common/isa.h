@@ -8,15 +8,12 @@ namespace advkern {
 
 enum class Isa : int { baseline = 0, avx2 = 1, avx512 = 2 };
 
-inline const char* isa_name(Isa isa) {
-  return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "baseline";
-}
+inline const char* isa_name(Isa isa) { return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "baseline"; }
 
 inline Isa best_isa() {
 #if defined(__x86_64__) && defined(__GNUC__)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   return avx2 && avx512 ? Isa::avx512 : avx2 ? Isa::avx2 : Isa::baseline;
@@ -35,7 +32,7 @@ inline std::atomic<Isa>& current_isa() {
 
 // Calls `advkern::<isa>::function(...)` of the set in use.
 #if defined(__x86_64__) && defined(__GNUC__)
-#define ADVKERN_ON_ISA(function, ...)                                                   \
+#define ADVKERN_ON_ISA(function, ...)                                                        \
   (::advkern::current_isa().load() == ::advkern::Isa::avx512 ? avx512::function(__VA_ARGS__) \
    : ::advkern::current_isa().load() == ::advkern::Isa::avx2 ? avx2::function(__VA_ARGS__)   \
                                                              : baseline::function(__VA_ARGS__))

@@ -46,7 +46,8 @@ ADVKERN_INLINE Vec<float> load(const BFloat16* p) {
 
 ADVKERN_INLINE Vec<float> load(const Half* p) {
 #if ADVKERN_VECTOR_BYTES == 64
-  return bits_to<Vec<float>>(_mm512_maskz_cvtph_ps(__mmask16(-1), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+  return bits_to<Vec<float>>(
+      _mm512_maskz_cvtph_ps(__mmask16(-1), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
 #elif ADVKERN_VECTOR_BYTES == 32
   return bits_to<Vec<float>>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #else
@@ -70,7 +71,8 @@ ADVKERN_INLINE void store(BFloat16* p, Vec<float> v) {
 
 ADVKERN_INLINE void store(Half* p, Vec<float> v) {
 #if ADVKERN_VECTOR_BYTES == 64
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(__mmask16(-1), bits_to<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_maskz_cvtps_ph(__mmask16(-1), bits_to<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
 #elif ADVKERN_VECTOR_BYTES == 32
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(bits_to<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
 #else

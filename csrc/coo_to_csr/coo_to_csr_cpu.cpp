@@ -26,8 +26,12 @@ template <typename index_t, typename out_t>
 class CountingSort {
  public:
   CountingSort(const index_t* row, const index_t* col, int64_t num_nodes, int64_t num_edges)
-      : row_(row), col_(col), num_nodes_(num_nodes), num_edges_(num_edges),
-        slices_(count_slices(num_nodes, num_edges)), offset_(size_t(slices_ * num_nodes)) {}
+      : row_(row),
+        col_(col),
+        num_nodes_(num_nodes),
+        num_edges_(num_edges),
+        slices_(count_slices(num_nodes, num_edges)),
+        offset_(size_t(slices_ * num_nodes)) {}
 
   // False where an id is out of range.
   bool run(int64_t* rowptr, out_t* col_out, int64_t* perm) {
@@ -119,6 +123,4 @@ std::tuple<Tensor, Tensor, Tensor> coo_to_csr_cpu(const Tensor& row, const Tenso
 }  // namespace
 }  // namespace advkern
 
-STABLE_TORCH_LIBRARY_IMPL(advkern, CPU, m) {
-  m.impl("coo_to_csr", TORCH_BOX(&advkern::coo_to_csr_cpu));
-}
+STABLE_TORCH_LIBRARY_IMPL(advkern, CPU, m) { m.impl("coo_to_csr", TORCH_BOX(&advkern::coo_to_csr_cpu)); }

@@ -56,9 +56,8 @@ ScalarType acc_type(const Tensor& x) {
 // Calls function(scalar, index) with values of x's scalar type and col's id type.
 template <typename Function>
 void dispatch(const Tensor& x, const Tensor& col, const Function& function) {
-  dispatch_floats(x.scalar_type(), [&](auto scalar) {
-    dispatch_ids(col.scalar_type(), [&](auto index) { function(scalar, index); });
-  });
+  dispatch_floats(x.scalar_type(),
+                  [&](auto scalar) { dispatch_ids(col.scalar_type(), [&](auto index) { function(scalar, index); }); });
 }
 
 template <typename T>
@@ -95,9 +94,8 @@ Tensor gcn_aggregate_fwd_cpu(const Tensor& rowptr, const Tensor& col, const Tens
                                                    sizes.num_edges,
                                                    sizes.channels,
                                                    activation};
-    for_each_block(schedule, sizes, [&](int64_t begin, int64_t end) {
-      return ADVKERN_ON_ISA(gcn_aggregate_rows, args, begin, end);
-    });
+    for_each_block(schedule, sizes,
+                   [&](int64_t begin, int64_t end) { return ADVKERN_ON_ISA(gcn_aggregate_rows, args, begin, end); });
   });
   return out;
 }
@@ -112,13 +110,11 @@ Tensor gcn_aggregate_edge_dot_cpu(const Tensor& rowptr, const Tensor& col, const
   dispatch(a, col, [&](auto scalar, auto index) {
     using scalar_t = decltype(scalar);
     using index_t = decltype(index);
-    const EdgeDotArgs<scalar_t, index_t> args{data<const int64_t>(rowptr), data<const index_t>(col),
-                                              data<const scalar_t>(a),     data<const scalar_t>(b),
-                                              data<acc_of<scalar_t>>(dot), sizes.num_nodes,
-                                              sizes.num_edges,             sizes.channels};
-    for_each_block(schedule, sizes, [&](int64_t begin, int64_t end) {
-      return ADVKERN_ON_ISA(edge_dot_rows, args, begin, end);
-    });
+    const EdgeDotArgs<scalar_t, index_t> args{
+        data<const int64_t>(rowptr), data<const index_t>(col), data<const scalar_t>(a), data<const scalar_t>(b),
+        data<acc_of<scalar_t>>(dot), sizes.num_nodes,          sizes.num_edges,         sizes.channels};
+    for_each_block(schedule, sizes,
+                   [&](int64_t begin, int64_t end) { return ADVKERN_ON_ISA(edge_dot_rows, args, begin, end); });
   });
   return dot;
 }

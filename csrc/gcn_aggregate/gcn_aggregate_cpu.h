@@ -21,11 +21,11 @@ struct GcnAggregateArgs {
 
 template <typename scalar_t, typename index_t>
 struct EdgeDotArgs {
-  const int64_t* rowptr;   // [num_nodes + 1]
-  const index_t* col;      // [num_edges]
-  const scalar_t* a;       // [num_nodes, channels], the rows
-  const scalar_t* b;       // [num_nodes, channels], the columns
-  acc_of<scalar_t>* dot;   // [num_edges]
+  const int64_t* rowptr;  // [num_nodes + 1]
+  const index_t* col;     // [num_edges]
+  const scalar_t* a;      // [num_nodes, channels], the rows
+  const scalar_t* b;      // [num_nodes, channels], the columns
+  acc_of<scalar_t>* dot;  // [num_edges]
   int64_t num_nodes, num_edges, channels;
 };
 
@@ -36,8 +36,8 @@ namespace advkern::ADVKERN_ISA {
 
 #include "common/vec.h"
 
-constexpr int kMaxVecs = 8;    // vectors of features a tile holds in registers
-constexpr int kAhead = 32;     // edges between a prefetch and its use; below ~24 it arrives too late
+constexpr int kMaxVecs = 8;  // vectors of features a tile holds in registers
+constexpr int kAhead = 32;   // edges between a prefetch and its use; below ~24 it arrives too late
 constexpr int kLineBytes = 64;
 
 // Edges of row i, or an empty range where rowptr cannot be trusted.
@@ -69,7 +69,7 @@ ADVKERN_INLINE void prefetch(const scalar_t* base, uint64_t offset, int64_t byte
 template <typename acc_t>
 ADVKERN_INLINE Vec<acc_t> activate(Vec<acc_t> v, int64_t activation) {
   if (activation == 1) return v < 0 ? Vec<acc_t>{} : v;  // relu; NaN passes through
-  if (activation == 2)                                    // elu
+  if (activation == 2)                                   // elu
     for (int k = 0; k < kLanes<acc_t>; ++k) v[k] = v[k] > 0 ? v[k] : ::expm1(v[k]);
   return v;
 }
@@ -120,14 +120,29 @@ static bool aggregate_row(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t 
   for (int64_t first = 0; first < a.channels; first += kMaxVecs * lanes) {
     const int64_t vecs = (a.channels - first + lanes - 1) / lanes;
     switch (vecs) {
-      case 1: valid &= aggregate_tile<1>(a, row, first); break;
-      case 2: valid &= aggregate_tile<2>(a, row, first); break;
-      case 3: valid &= aggregate_tile<3>(a, row, first); break;
-      case 4: valid &= aggregate_tile<4>(a, row, first); break;
-      case 5: valid &= aggregate_tile<5>(a, row, first); break;
-      case 6: valid &= aggregate_tile<6>(a, row, first); break;
-      case 7: valid &= aggregate_tile<7>(a, row, first); break;
-      default: valid &= aggregate_tile<kMaxVecs>(a, row, first);
+      case 1:
+        valid &= aggregate_tile<1>(a, row, first);
+        break;
+      case 2:
+        valid &= aggregate_tile<2>(a, row, first);
+        break;
+      case 3:
+        valid &= aggregate_tile<3>(a, row, first);
+        break;
+      case 4:
+        valid &= aggregate_tile<4>(a, row, first);
+        break;
+      case 5:
+        valid &= aggregate_tile<5>(a, row, first);
+        break;
+      case 6:
+        valid &= aggregate_tile<6>(a, row, first);
+        break;
+      case 7:
+        valid &= aggregate_tile<7>(a, row, first);
+        break;
+      default:
+        valid &= aggregate_tile<kMaxVecs>(a, row, first);
     }
   }
   return valid;

@@ -16,7 +16,11 @@ CASES = {
     "plain": ("uniform", 16, {}),
     "one_channel": ("uniform", 1, {}),
     "weighted_part_of_a_vector": ("uniform", 7, {"weighted": True}),
-    "sym_weighted_bias_relu": ("uniform", 40, {"weighted": True, "normalize": "sym", "bias": True, "activation": "relu"}),
+    "sym_weighted_bias_relu": (
+        "uniform",
+        40,
+        {"weighted": True, "normalize": "sym", "bias": True, "activation": "relu"},
+    ),
     "sym_own_weights": ("weighted", 16, {"normalize": "sym"}),
     "row_bias_elu": ("power_law", 33, {"normalize": "row", "bias": True, "activation": "elu"}),
     "row_weighted": ("uniform", 24, {"weighted": True, "normalize": "row"}),
@@ -114,7 +118,7 @@ class TestGcnAggregate(OpSuite):
         bare = (*structure, x.detach(), None, None, None, None, 0)
         calls = [(op, args) for op in (fwd.default, fwd.torch) for args in (full, bare)]
         dots = (*structure, x.detach(), torch.randn(5, 4))
-        return calls + [(edge_dot.default, dots), (edge_dot.torch, dots)]
+        return [*calls, (edge_dot.default, dots), (edge_dot.torch, dots)]
 
     def module(self):
         graph = uniform_graph(40, 200)
@@ -128,7 +132,11 @@ class TestGcnAggregate(OpSuite):
         call = gcn_aggregate
         return {
             "graph_is_not_a_graph": (lambda: call(x, x), TypeError, r"graph: expected an advkern.Graph, got Tensor"),
-            "x_of_three_dimensions": (lambda: call(graph, x[None]), ValueError, r"x: expected \[num_nodes = 5.*1, 5, 3"),
+            "x_of_three_dimensions": (
+                lambda: call(graph, x[None]),
+                ValueError,
+                r"x: expected \[num_nodes = 5.*1, 5, 3",
+            ),
             "x_of_other_length": (lambda: call(graph, x[:4]), ValueError, r"x: expected \[num_nodes = 5.*\(4, 3\)"),
             "x_of_integers": (lambda: call(graph, x.long()), ValueError, r"x: expected float16.*int64"),
             "x_on_another_device": (lambda: call(graph, x.to("meta")), ValueError, r"x: .* on cpu.*meta"),
@@ -137,7 +145,11 @@ class TestGcnAggregate(OpSuite):
                 ValueError,
                 r"bias: expected \[channels = 3\].*\(4,\)",
             ),
-            "weight_of_other_length": (lambda: call(graph, x, weight=torch.ones(8)), ValueError, r"weight: .*\(9,\).*\(8,\)"),
+            "weight_of_other_length": (
+                lambda: call(graph, x, weight=torch.ones(8)),
+                ValueError,
+                r"weight: .*\(9,\).*\(8,\)",
+            ),
             "weight_of_integers": (
                 lambda: call(graph, x, weight=torch.ones(9).long()),
                 ValueError,
@@ -211,7 +223,7 @@ class TestGcnAggregate(OpSuite):
         graph, x = uniform_graph(5, 9), torch.randn(5, 3)
         op = torch.ops.advkern.gcn_aggregate_fwd.default
         for schedule in ([0, 4], [1, 5], [0, 7, 5], []):
-            with pytest.raises(RuntimeError, match="schedule must lead|graph is damaged"):
+            with pytest.raises(RuntimeError, match=r"schedule must lead|graph is damaged"):
                 op(graph.rowptr, graph.col, torch.tensor(schedule, dtype=torch.int64), x, None, None, None, None, 0)
 
     def test_raw_op_checks_types_and_lengths(self):

@@ -1,0 +1,197 @@
+"""Finds the experiments, trains both models of each from the same seeds, and measures them fairly."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from advkern import backend, demo
+from advkern.demo.data import Data
+from advkern.plots import demo_extra
+
+with demo_extra():
+    from tqdm import tqdm
+
+SEEDS = 3
+_WARM_UP = 5  # epochs: caches are filled and threads started
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of the two models of an experiment, and how it scores samples."""
+
+    build: Callable[[], nn.Module]
+    scores: Callable[[nn.Module, Tensor], Tensor]  # (model, rows [n]) -> log-probabilities [n, classes]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A model of the package and its twin, on one set of data.
+
+    Both are trained with Adam on all training samples at once, and build the same parameters, by the same
+    names, out of the same random numbers.
+    """
+
+    model: str
+    data: Data
+    op: str  # the op whose backend the table names
+    ours: Contender
+    twin: Contender
+    epochs: int = 200
+    learning_rate: float = 0.01
+    weight_decay: float = 5e-4
+
+
+@dataclass
+class Training:
+    """One training of one model."""
+
+    model: nn.Module
+    seconds: float  # of the steps alone
+    loss: list[float]  # [epochs]
+    accuracy: list[float]  # [epochs], on the test samples
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; accuracies are fractions after the last epoch, spreads are over seeds."""
+
+    model: str
+    data: str
+    accuracy: float
+    accuracy_spread: float | None  # standard deviation; None of a single seed
+    twin_accuracy: float
+    twin_accuracy_spread: float | None
+    seconds: float  # of a whole training, the median over seeds
+    twin_seconds: float
+    ratio: float  # twin_seconds / seconds
+    max_difference: float  # of both outputs in eval with the same weights
+    backend: str
+    seeds: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """An experiment, its line of the table, and all trainings."""
+
+    experiment: Experiment
+    row: Row
+    ours: list[Training]
+    twin: list[Training]
+
+
+def discover() -> dict[str, ModuleType]:
+    """Map the name of each module of ``advkern.demo`` that has ``experiments`` to it."""
+    names = [module.name for module in pkgutil.iter_modules(demo.__path__)]
+    modules = {name: importlib.import_module(f"{demo.__name__}.{name}") for name in names}
+    return {name: module for name, module in modules.items() if hasattr(module, "experiments")}
+
+
+def collect(only: Iterable[str], device: torch.device, *, quick: bool = False) -> list[Experiment]:
+    """Build the experiments of the modules in ``only``, with a quarter of the epochs where ``quick``."""
+    modules = discover()
+    found = [experiment for name in dict.fromkeys(only) for experiment in modules[name].experiments(device)]
+    return [replace(each, epochs=each.epochs // 4) for each in found] if quick else found
+
+
+def run(experiments: Sequence[Experiment], *, seeds: int = SEEDS) -> list[Result]:
+    """Run each experiment, with a progress bar over all epochs where stderr is a terminal."""
+    total = sum(2 * (_WARM_UP + seeds * experiment.epochs) for experiment in experiments)
+    with tqdm(total=total, unit="epoch", disable=None) as bar:
+        return [_compare(experiment, seeds, bar) for experiment in experiments]
+
+
+def _compare(experiment: Experiment, seeds: int, bar: tqdm) -> Result:
+    bar.set_description(f"{experiment.model} on {experiment.data.name}")
+    for contender in (experiment.ours, experiment.twin):
+        _train(replace(experiment, epochs=_WARM_UP), contender, 0, bar)
+    ours, twin = [], []
+    for seed in range(seeds):  # in turn, so that a slow spell of the machine meets both
+        ours.append(_train(experiment, experiment.ours, seed, bar))
+        twin.append(_train(experiment, experiment.twin, seed, bar))
+    return Result(experiment, _row(experiment, ours, twin), ours, twin)
+
+
+def _train(experiment: Experiment, contender: Contender, seed: int, bar: tqdm) -> Training:
+    torch.manual_seed(seed)
+    data = experiment.data
+    train, test = data.train, data.test
+    model = contender.build().to(train.device)
+    rate, decay = experiment.learning_rate, experiment.weight_decay
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate, weight_decay=decay)
+    training = Training(model, 0.0, [], [])
+    for _ in range(experiment.epochs):
+        start = _now(train.device)
+        optimizer.zero_grad()
+        loss = nn.functional.nll_loss(contender.scores(model, train), data.labels[train])
+        loss.backward()
+        optimizer.step()
+        training.seconds += _now(train.device) - start
+        training.loss.append(loss.item())
+        training.accuracy.append(_accuracy(evaluate(model, contender, test), data.labels[test]))
+        bar.update()
+    return training
+
+
+def evaluate(model: nn.Module, contender: Contender, rows: Tensor) -> Tensor:
+    """Return the scores of ``rows`` in eval, ``[n, classes]``; the model goes back to training."""
+    model.eval()
+    with torch.no_grad():
+        scores = contender.scores(model, rows)
+    model.train()
+    return scores
+
+
+def _accuracy(scores: Tensor, labels: Tensor) -> float:
+    return (scores.argmax(dim=1) == labels).float().mean().item()
+
+
+def _row(experiment: Experiment, ours: list[Training], twin: list[Training]) -> Row:
+    device = experiment.data.labels.device
+    accuracy, accuracy_spread = _mean_and_spread(ours)
+    twin_accuracy, twin_accuracy_spread = _mean_and_spread(twin)
+    seconds, twin_seconds = (statistics.median(each.seconds for each in runs) for runs in (ours, twin))
+    return Row(
+        model=experiment.model,
+        data=experiment.data.name,
+        accuracy=accuracy,
+        accuracy_spread=accuracy_spread,
+        twin_accuracy=twin_accuracy,
+        twin_accuracy_spread=twin_accuracy_spread,
+        seconds=seconds,
+        twin_seconds=twin_seconds,
+        ratio=twin_seconds / seconds,
+        max_difference=max(_difference(experiment, training.model) for training in ours),
+        backend=backend.choose(experiment.op, device.type),
+        seeds=len(ours),
+        epochs=experiment.epochs,
+    )
+
+
+def _mean_and_spread(trainings: list[Training]) -> tuple[float, float | None]:
+    final = [training.accuracy[-1] for training in trainings]
+    return statistics.fmean(final), statistics.stdev(final) if len(final) > 1 else None
+
+
+def _difference(experiment: Experiment, model: nn.Module) -> float:
+    """The largest difference of both outputs once the twin has the trained weights of ``model``."""
+    rows = torch.arange(len(experiment.data.labels), device=experiment.data.labels.device)
+    twin = experiment.twin.build().to(rows.device)
+    twin.load_state_dict(model.state_dict())
+    outputs = evaluate(model, experiment.ours, rows), evaluate(twin, experiment.twin, rows)
+    return (outputs[0] - outputs[1]).abs().max().item()
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,232 @@
+"""Compiles csrc/ into `advkern._C`, or installs pure Python and records why.
+
+    ADVKERN_BUILD=auto   compile where possible; never fails an install (the default)
+                  cpu    compile the CPU kernels, or fail
+                  cuda   compile the CUDA kernels too, or fail
+                  none   pure Python
+    MAX_JOBS=n           compilers at a time; otherwise bounded by cores and memory
+
+The outcome is kept in the installed package, in `_build.json`, which `advkern info` reads.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from contextlib import contextmanager
+from glob import glob
+from importlib.util import find_spec
+from pathlib import Path
+from typing import ClassVar
+
+from setuptools import Command, Extension, setup
+from setuptools.command.build import build
+
+MODES = ("auto", "cpu", "cuda", "none")
+OLDEST_TORCH = (2, 10)  # the build targets its stable ABI, so it serves every later torch
+ABI = "{}.{}".format(*OLDEST_TORCH)
+FLAGS = [
+    "-O3",
+    "-g0",
+    "-std=c++20",
+    "-fvisibility=hidden",
+    "-DTORCH_TARGET_VERSION=0x{:02x}{:02x}000000000000".format(*OLDEST_TORCH),
+]
+BYTES_PER_JOB = 2 * 2**30
+LOG_TAIL = 8000  # characters
+COMPILER_PACKAGE = "xcode-select --install" if sys.platform == "darwin" else "sudo apt-get install g++"
+REINSTALL = "pip install --no-build-isolation --force-reinstall --no-deps ."
+GET_TOOLS = f'pip install "torch>={ABI}" "setuptools>=77" pybind11 ninja && {REINSTALL}'
+GET_COMPILER = f"{COMPILER_PACKAGE} && CXX=c++ {REINSTALL}"
+
+
+def requested_mode() -> str:
+    mode = os.environ.get("ADVKERN_BUILD") or "auto"
+    if mode not in MODES:
+        raise SystemExit(f"ADVKERN_BUILD must be one of {', '.join(MODES)}; got {mode!r}")
+    return mode
+
+
+def compiler_version() -> str | None:
+    try:
+        command = [*shlex.split(os.environ["CXX"]), "--version"]
+        return subprocess.check_output(command, text=True).partition("\n")[0]
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def obstacle() -> tuple[str, str] | None:
+    """Why nothing can be compiled here and the command that mends it."""
+    try:
+        import torch
+    except Exception as error:  # a damaged torch raises OSError, RuntimeError, ... as well
+        return f"torch cannot be imported in the build environment: {error}", GET_TOOLS
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
+        return f"torch {ABI} or later is needed, the build environment has {torch.__version__}", GET_TOOLS
+    if find_spec("pybind11") is None:
+        return "pybind11 is not in the build environment", GET_TOOLS
+    if compiler_version() is None:
+        return f"no C++ compiler: {os.environ['CXX']!r} (CXX) does not run", GET_COMPILER
+    return None
+
+
+def cpu_extension() -> Extension:
+    import pybind11
+    from torch.utils.cpp_extension import include_paths, library_paths
+
+    return Extension(
+        "advkern._C",
+        sorted({"csrc/module.cpp", *glob("csrc/common/*.cpp"), *glob("csrc/*/*_cpu.cpp")}),
+        depends=sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.cuh", recursive=True)),
+        # pybind11's own headers come before the older copy in torch's folder.
+        include_dirs=[os.path.abspath("csrc"), pybind11.get_include(), *include_paths()],
+        library_dirs=library_paths(),
+        libraries=["c10", "torch", "torch_cpu"],  # torch_python's ABI is not stable
+        extra_compile_args=FLAGS,
+        language="c++",
+    )
+
+
+def cuda_extension() -> Extension | None:
+    """A library of its own, so that a CPU-only torch never meets an unresolved symbol."""
+    if not glob("csrc/*/*_cuda.cu"):
+        return None
+    raise NotImplementedError("csrc holds CUDA sources, for which setup.py has no rule yet")
+
+
+def compiled(extensions: list[Extension]) -> dict:
+    import torch
+
+    facts = {
+        "compiler": compiler_version(),
+        "torch": torch.__version__,
+        "stable_abi": ABI,
+        "flags": FLAGS,
+        "sources": [source for extension in extensions for source in extension.sources],
+        "cuda_archs": [],
+    }
+    return {"status": "compiled", "reason": None, "mend": None, "log": None, "facts": facts}
+
+
+def pure(reason: str, mend: str, log: str | None = None) -> dict:
+    return {"status": "pure", "reason": reason, "mend": mend, "log": log, "facts": {}}
+
+
+def plan(mode: str) -> tuple[list[Extension], dict]:
+    """What to compile, and the outcome to record if that goes well."""
+    if mode == "none":
+        return [], pure("ADVKERN_BUILD=none asked for pure Python", f"ADVKERN_BUILD=cpu {REINSTALL}")
+    cuda = cuda_extension()
+    if mode == "cuda" and cuda is None:
+        raise SystemExit("ADVKERN_BUILD=cuda: this version has no CUDA sources; use auto or cpu")
+    if found := obstacle():
+        if mode == "auto":
+            return [], pure(*found)
+        raise SystemExit("ADVKERN_BUILD={}: {}\nTo mend it: {}".format(mode, *found))
+    extensions = [cpu_extension()] + ([cuda] if cuda else [])
+    return extensions, compiled(extensions)
+
+
+def failed(error: Exception, log: str) -> dict:
+    first = next((line for line in log.splitlines() if "error: " in line), str(error))
+    return pure(f"the compile failed: {first}", f"ADVKERN_BUILD=cpu {REINSTALL}", log[-LOG_TAIL:])
+
+
+@contextmanager
+def output_kept_in(log):
+    """Keep in `log` what is printed, then print it; the compilers, ninja's children, write to fd 1 and 2."""
+    saved = {fd: os.dup(fd) for fd in (1, 2)}
+    for fd in saved:
+        os.dup2(log.fileno(), fd)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for fd, copy in saved.items():
+            os.dup2(copy, fd)
+            os.close(copy)
+        log.seek(0)
+        print(log.read(), flush=True)
+
+
+def build_ext_command(mode: str, outcome: dict) -> type[Command]:
+    from torch.utils.cpp_extension import BuildExtension
+
+    class BuildExt(BuildExtension):
+        """torch's own, but under `auto` a failed compile is recorded instead of raised."""
+
+        def finalize_options(self):
+            super().finalize_options()
+            if self.editable_mode:  # setuptools' temporary folder would recompile everything each time
+                self.build_temp = "build/editable"
+
+        def build_extensions(self):
+            with tempfile.TemporaryFile("w+", errors="replace") as log:
+                try:
+                    with output_kept_in(log):
+                        super().build_extensions()
+                except Exception as error:
+                    log.seek(0)
+                    outcome.update(failed(error, log.read()))
+                    if mode != "auto":
+                        raise SystemExit(f"ADVKERN_BUILD={mode}: {outcome['reason']}") from error
+                    self.extensions.clear()
+
+    return BuildExt
+
+
+def build_report_command(outcome: dict) -> type[Command]:
+    class BuildReport(Command):
+        """Writes `_build.json` beside the modules."""
+
+        user_options: ClassVar[list] = []
+        editable_mode = False
+
+        def initialize_options(self):
+            self.build_lib = None
+
+        def finalize_options(self):
+            self.set_undefined_options("build", ("build_lib", "build_lib"))
+
+        def run(self):
+            package = Path("" if self.editable_mode else self.build_lib, "advkern")
+            if outcome["status"] == "pure":
+                for stale in package.glob("_C.*"):  # an earlier build's: it would be loaded
+                    stale.unlink()
+                print("advkern is installed as pure Python: {reason}\nTo mend it: {mend}".format(**outcome))
+            package.joinpath("_build.json").write_text(json.dumps(outcome, indent=2) + "\n")
+
+    return BuildReport
+
+
+class Build(build):
+    sub_commands: ClassVar[list] = [*build.sub_commands, ("build_report", None)]  # after build_ext
+
+
+def max_jobs() -> int:
+    cores = os.cpu_count() or 1
+    if not hasattr(os, "sysconf"):
+        return cores
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(cores, memory // BYTES_PER_JOB))
+
+
+def main() -> None:
+    os.environ.setdefault("MAX_JOBS", str(max_jobs()))
+    os.environ.setdefault("CXX", "c++")
+    # ninja lies beside an interpreter that is called by its path, without an activated environment.
+    os.environ["PATH"] += os.pathsep + sysconfig.get_path("scripts")
+
+    mode = requested_mode()
+    extensions, outcome = plan(mode)
+    commands = {"build": Build, "build_report": build_report_command(outcome)}
+    if extensions:
+        commands["build_ext"] = build_ext_command(mode, outcome)
+    setup(ext_modules=extensions, cmdclass=commands)
+
+
+main()

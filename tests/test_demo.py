@@ -1,0 +1,180 @@
+"""The demo, run in its quick form through the command line, and the parts that keep it fair."""
+
+import contextlib
+import io
+import json
+from dataclasses import fields, replace
+
+import matplotlib.image
+import networkx as nx
+import pytest
+import torch
+
+from advkern import backend, demo
+from advkern.cli import main
+from advkern.demo import gcn, runner, table
+from advkern.demo.data import Data, digits, karate, labelled
+
+CPU = torch.device("cpu")
+ACCURACY = {"karate": 0.85, "digits": 0.9}  # measured: 1.0 and 0.96
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """What `advkern demo --quick --json` printed on stdout and stderr."""
+    folder = tmp_path_factory.mktemp("demo") / "new" / "folder"
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        status = main(["demo", "--quick", "--json", "--device", "cpu", "--output", str(folder)])
+    assert status == 0
+    return json.loads(out.getvalue()) | {"stderr": err.getvalue(), "folder": folder}
+
+
+@pytest.fixture
+def small():
+    """The karate experiment, for four epochs."""
+    return replace(gcn.experiments(CPU)[0], epochs=4)
+
+
+def test_json_holds_a_row_for_each_experiment(report):
+    assert {"version", "torch", "device", "threads", "rows", "pictures"} <= set(report)
+    names = {field.name for field in fields(runner.Row)}
+    assert all(set(row) == names for row in report["rows"])
+    assert {("GCN", "karate"), ("GCN", "digits")} <= {(row["model"], row["data"]) for row in report["rows"]}
+
+
+def test_both_models_learn(report):
+    for row in report["rows"]:
+        assert row["accuracy"] >= ACCURACY.get(row["data"], 0.8), row
+        assert row["twin_accuracy"] >= ACCURACY.get(row["data"], 0.8), row
+
+
+def test_both_models_agree(report):
+    assert all(0 <= row["max_difference"] < 1e-4 for row in report["rows"])
+
+
+def test_seconds_and_ratio_belong_together(report):
+    for row in report["rows"]:
+        assert row["seconds"] > 0 and row["twin_seconds"] > 0
+        assert row["ratio"] == row["twin_seconds"] / row["seconds"]
+
+
+def test_one_seed_has_no_spread(report):
+    assert all(row["seeds"] == 1 and row["accuracy_spread"] is None for row in report["rows"])
+
+
+def test_backend_is_the_one_that_ran(report):
+    for row in report["rows"]:
+        if row["model"] == "GCN":
+            assert row["backend"] == backend.choose("gcn_aggregate", "cpu")
+
+
+def test_backend_follows_the_choice(small):
+    with backend.use_backend("torch"):
+        assert runner.run([small], seeds=1)[0].row.backend == "torch"
+
+
+@pytest.mark.parametrize("name", ["karate_graph.png", "digits_graph.png", "training_curves.png"])
+def test_pictures_are_images_with_something_on_them(report, name):
+    path = report["folder"] / name
+    assert str(path) in report["pictures"]
+    pixels = matplotlib.image.imread(path)
+    height, width = pixels.shape[:2]
+    assert 600 <= height <= 6000 and 1000 <= width <= 3000
+    assert pixels[..., :3].std() > 0.05
+
+
+def test_progress_bar_is_silent_without_a_terminal(report):
+    assert report["stderr"] == ""
+
+
+def test_table_and_pictures_are_told(small, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(runner, "collect", lambda only, device, *, quick: [small])
+    assert main(["demo", "--output", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    for text in ("GCN", "karate", "accuracy %", "±", "ratio", "backend", "training_curves.png"):
+        assert text in printed
+    assert "digits" not in printed
+
+
+def test_table_shows_every_number(capsys):
+    row = runner.Row("GCN", "karate", 0.923, 0.012, 0.9, 0.034, 1.5, 3.0, 2.0, 1.26e-6, "cpu", 3, 200)
+    table.show([row], CPU)
+    printed = capsys.readouterr().out
+    for text in ("92.3 ± 1.2", "90.0 ± 3.4", "1.50", "3.00", "2.00×", "1.3e-06", "cpu", "3 seeds"):
+        assert text in printed
+
+
+def test_spread_is_the_standard_deviation_over_seeds(small):
+    result = runner.run([small], seeds=2)[0]
+    first, second = (training.accuracy[-1] for training in result.ours)
+    assert result.row.accuracy == pytest.approx((first + second) / 2)
+    assert result.row.accuracy_spread == pytest.approx(abs(first - second) / 2**0.5)
+
+
+def test_same_seed_trains_both_alike(small):
+    result = runner.run([small], seeds=1)[0]
+    assert result.ours[0].loss == pytest.approx(result.twin[0].loss, rel=1e-4)
+    assert len(result.ours[0].loss) == len(result.ours[0].accuracy) == small.epochs
+
+
+def test_difference_notices_another_model(small):
+    wrong = replace(small, twin=runner.Contender(small.twin.build, lambda m, rows: small.twin.scores(m, rows) + 1))
+    assert runner.run([wrong], seeds=1)[0].row.max_difference == pytest.approx(1, rel=1e-3)
+
+
+def test_twin_starts_from_the_same_weights(small):
+    states = []
+    for contender in (small.ours, small.twin):
+        torch.manual_seed(3)
+        states.append(contender.build().state_dict())
+    assert list(states[0]) == list(states[1])
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_quick_shortens_the_training():
+    full, quick = (runner.collect(["gcn", "gcn"], CPU, quick=quick) for quick in (False, True))
+    assert len(full) == len(quick) == 2
+    assert all(4 * q.epochs == f.epochs for f, q in zip(full, quick, strict=True))
+
+
+def test_a_later_model_is_one_new_file(tmp_path, monkeypatch):
+    (tmp_path / "later_model.py").write_text("def experiments(device): return [device]")
+    monkeypatch.setattr(demo, "__path__", [*demo.__path__, str(tmp_path)])
+    found = runner.discover()
+    assert {"gcn", "later_model"} <= set(found)
+    assert not {"runner", "data", "table", "pictures"} & set(found)
+    assert runner.collect(["later_model"], CPU) == [CPU]
+
+
+@pytest.mark.parametrize(("data", "nodes", "per_class"), [(karate, 34, 4), (digits, 1797, 10)])
+def test_few_nodes_are_labelled_and_all_others_tested(data, nodes, per_class):
+    data = data()
+    assert len(data.features) == len(data.labels) == len(data.network) == nodes
+    assert data.labels[data.train].bincount().tolist() == [per_class] * len(data.classes)
+    assert sorted(data.train.tolist() + data.test.tolist()) == list(range(nodes))
+    assert list(data.network) == list(range(nodes))
+
+
+def test_digits_are_joined_to_their_ten_nearest():
+    network = digits().network
+    assert min(degree for _, degree in network.degree) >= 10
+    assert nx.number_of_selfloops(network) == 0
+    assert digits().features.min() >= 0 and digits().features.max() == 1
+
+
+def test_labelled_is_the_same_every_time():
+    labels = torch.arange(40) % 4
+    assert torch.equal(labelled(labels, 3), labelled(labels, 3))
+
+
+def test_twin_gets_the_normalised_adjacency():
+    network = nx.Graph([(0, 1, {"weight": 3.0}), (1, 2)])
+    adj = torch.tensor([[1.0, 3, 0], [3, 1, 1], [0, 1, 1]])
+    scale = torch.diag(torch.tensor([4.0, 5, 2]) ** -0.5)
+    torch.testing.assert_close(gcn.normalized_adjacency(network).to_dense(), scale @ adj @ scale)
+
+
+def test_data_moves_as_a_whole():
+    moved = karate().to(torch.device("meta"))
+    assert isinstance(moved, Data)
+    assert {moved.features.device.type, moved.labels.device.type, moved.train_mask.device.type} == {"meta"}
