@@ -25,8 +25,10 @@ test: install  ## the tests, as CI runs them
 test-all: install  ## the tests, with the slow ones at full length
 	ADVKERN_TEST_ALL=1 $(BIN)/python -m pytest $(ARGS)
 
-bench: install  ## the benchmarks, beside their peers
+bench: install  ## the benchmarks, beside their peers without and with huge pages, and the tables from them
 	$(BIN)/python -m pytest benchmarks $(ARGS)
+	THP_MEM_ALLOC_ENABLE=1 $(BIN)/python -m pytest benchmarks $(ARGS)
+	$(BIN)/python benchmarks/report.py
 
 ctest: env  ## the kernels without torch, in C++
 	command -v cmake > /dev/null || $(PIP_INSTALL) cmake

@@ -100,3 +100,10 @@ def test_info_loads_nothing_that_only_the_demo_needs():
     loaded = run_python(code).stdout.split()
     assert "advkern.cli" in loaded
     assert not {"matplotlib", "networkx", "rich", "sklearn", "advkern.demo"} & set(loaded)
+
+
+def test_reader_that_has_seen_enough_is_no_error():
+    """As ``advkern info | head -1`` does."""
+    command = f"{sys.executable} -m advkern info | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert done.stderr == ""

@@ -36,7 +36,7 @@ namespace advkern::ADVKERN_ISA {
 
 #include "common/vec.h"
 
-constexpr int kMaxVecs = 8;  // vectors of features a tile holds in registers
+constexpr int kMaxVecs = 8;  // vectors of features a tile holds in registers; 16 gain nothing
 constexpr int kAhead = 32;   // edges between a prefetch and its use; below ~24 it arrives too late
 constexpr int kLineBytes = 64;
 
@@ -113,38 +113,21 @@ static bool aggregate_tile(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t
   return valid;
 }
 
+// The tile of min(vecs, kVecs) vectors that starts at feature `first`.
+template <int kVecs, typename scalar_t, typename index_t>
+ADVKERN_INLINE bool aggregate_vecs(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t row, int64_t first,
+                                   int64_t vecs) {
+  if constexpr (kVecs > 1)
+    if (vecs < kVecs) return aggregate_vecs<kVecs - 1>(a, row, first, vecs);
+  return aggregate_tile<kVecs>(a, row, first);
+}
+
 template <typename scalar_t, typename index_t>
 static bool aggregate_row(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t row) {
   constexpr int lanes = kLanes<acc_of<scalar_t>>;
   bool valid = true;
-  for (int64_t first = 0; first < a.channels; first += kMaxVecs * lanes) {
-    const int64_t vecs = (a.channels - first + lanes - 1) / lanes;
-    switch (vecs) {
-      case 1:
-        valid &= aggregate_tile<1>(a, row, first);
-        break;
-      case 2:
-        valid &= aggregate_tile<2>(a, row, first);
-        break;
-      case 3:
-        valid &= aggregate_tile<3>(a, row, first);
-        break;
-      case 4:
-        valid &= aggregate_tile<4>(a, row, first);
-        break;
-      case 5:
-        valid &= aggregate_tile<5>(a, row, first);
-        break;
-      case 6:
-        valid &= aggregate_tile<6>(a, row, first);
-        break;
-      case 7:
-        valid &= aggregate_tile<7>(a, row, first);
-        break;
-      default:
-        valid &= aggregate_tile<kMaxVecs>(a, row, first);
-    }
-  }
+  for (int64_t first = 0; first < a.channels; first += kMaxVecs * lanes)
+    valid &= aggregate_vecs<kMaxVecs>(a, row, first, (a.channels - first + lanes - 1) / lanes);
   return valid;
 }
 

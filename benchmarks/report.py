@@ -1,0 +1,127 @@
+"""Turn ``benchmarks/results`` into the tables of README.md and docs/performance.md.
+
+usage: python benchmarks/report.py [--check]     --check: write nothing, fail where a table is stale
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "docs/performance.md")
+HUGE = "[huge_pages]"
+
+
+def main(argv: list[str]) -> int:
+    """Rewrite each generated table, or tell which are stale."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args(argv).check
+    stale = []
+    for name in DOCUMENTS:
+        path = ROOT / name
+        text = path.read_text()
+        fresh = re.sub(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", _replace, text, flags=re.DOTALL)
+        if fresh != text:
+            stale.append(name)
+            if not check:
+                path.write_text(fresh)
+    if check and stale:
+        print(f"stale tables in {', '.join(stale)}: run python benchmarks/report.py")
+        return 1
+    return 0
+
+
+def _replace(match: re.Match[str]) -> str:
+    return match[1] + "\n".join(TABLES[match[2]]()) + "\n" + match[3]
+
+
+def aggregation() -> Iterator[str]:
+    """The aggregation at arxiv size, at every thread count, beside torch's CSR product."""
+    yield from _aggregation(lambda row: row["graph"].startswith("arxiv") and row["threads"] == 2)
+
+
+def aggregation_all() -> Iterator[str]:
+    """All rows of the aggregation."""
+    yield from _aggregation(lambda row: row["work"] != "overhead")
+
+
+def _aggregation(keep: Any) -> Iterator[str]:
+    for machine, results in _results("gcn_aggregate"):
+        yield f"{machine}, float32. Times are medians; a ratio is the peer's time over ours in the same run."
+        yield ""
+        yield "| work | graph | F | threads | ours | torch CSR | CSR, huge pages | torch COO | index_add | error, ours / CSR |"
+        yield "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+        rows = results["rows"]
+        chosen = {test: row for test, row in rows.items() if not test.endswith(HUGE) and keep(row)}
+        for test, row in sorted(chosen.items(), key=lambda item: _order(item[1])):
+            huge = rows.get(test + HUGE)
+            ratio, errors = row["ratios"], row["errors"]
+            yield (
+                f"| {row['work']} | {row['graph']} | {row['channels']} | {row['threads']} | {_ms(row)} | "
+                f"{ratio['torch_csr']:.1f}x | {f'{huge["ratios"]["torch_csr"]:.1f}x' if huge else ''} | "
+                f"{ratio['torch_coo']:.1f}x | {ratio['index_add']:.1f}x | "
+                f"{errors['advkern']:.0e} / {errors['torch_csr']:.0e} |"
+            )
+        yield ""
+
+
+def construction() -> Iterator[str]:
+    """Building and transposing graphs."""
+    for machine, results in _results("coo_to_csr"):
+        yield f"{machine}. Ratios are a peer's time over ours in the same run."
+        yield ""
+        yield "| work | graph | threads | ours | peers |"
+        yield "|---|---|--:|--:|---|"
+        rows = [row for test, row in results["rows"].items() if not test.endswith(HUGE)]
+        for row in sorted(rows, key=_order):
+            peers = ", ".join(f"{name} {ratio:.1f}x" for name, ratio in row["ratios"].items() if name != "advkern")
+            yield f"| {row['work']} | {row['graph']} | {row['threads']} | {_ms(row)} | {peers} |"
+        yield ""
+
+
+def overhead() -> Iterator[str]:
+    """One call on a graph of 34 nodes."""
+    for machine, results in _results("gcn_aggregate"):
+        row = results["rows"]["bench_overhead"]
+        times = {name: 1e3 * statistics.median(samples) for name, samples in row["samples_ms"].items()}
+        beyond = times["advkern"] - times["schema_op"]
+        yield (
+            f"{machine}: one call on a graph of 34 nodes takes {times['advkern']:.1f} us, of which "
+            f"{times['schema_op']:.1f} us are the schema op (dispatch, allocation and kernel) and {beyond:.1f} us ours; "
+            f"torch CSR takes {times['torch_csr']:.1f} us."
+        )
+
+
+TABLES = {
+    "aggregation": aggregation,
+    "aggregation_all": aggregation_all,
+    "construction": construction,
+    "overhead": overhead,
+}
+
+
+def _results(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in sorted((ROOT / "benchmarks/results").glob(f"*/{name}.json")):
+        results = json.loads(path.read_text())
+        machine = results["machine"]
+        yield f"{machine['cpu']}, {machine['cores']} cores ({machine['isa']}), torch {machine['torch']}", results
+
+
+def _order(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["work"], row["graph"], row.get("channels", 0), row["threads"]
+
+
+def _ms(row: dict[str, Any]) -> str:
+    return f"{statistics.median(row['samples_ms']['advkern']):.3g} ms"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
