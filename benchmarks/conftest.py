@@ -45,7 +45,7 @@ def compare(request, benchmark):
         exact: Callable[[], torch.Tensor] | None = None,
         error: Callable[[Any, Any], float] | None = None,
         tolerance: float = 1e-5,
-        rounds: int = 7,
+        rounds: int = 5,
         **facts: Any,
     ) -> None:
         errors = {}

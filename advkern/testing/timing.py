@@ -15,7 +15,8 @@ def interleave(
     """Time each candidate ``rounds`` times, one after the other in every round; return seconds a call.
 
     A candidate shorter than ``min_seconds`` is called as often as fills that time, so that the clock's grain and
-    the loop do not count. Each is called once before, unseen.
+    the loop do not count. An untimed call goes before every sample: it finds the caches, and the free memory, as
+    the candidate itself left them, as in a training loop, and not as its predecessor did.
     """
     repeats = {}
     for name, call in candidates.items():
@@ -24,6 +25,7 @@ def interleave(
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():
+            call()
             samples[name].append(_seconds(call, repeats[name]))
     return samples
 
