@@ -113,7 +113,7 @@ def from_coo(adj: Tensor) -> Graph:
     _check_matrix(adj, torch.sparse_coo)
     if adj.is_coalesced() or adj.requires_grad:  # what is read below has no derivative
         return _from_coalesced(adj.coalesce())
-    (row, col), values = adj._indices().contiguous(), adj._values()
+    (row, col), values = adj._indices(), adj._values()
     _check_weight_values(values)
     num_nodes = adj.shape[0]
     by_col = coo_to_csr(col, row, num_nodes)[2]
@@ -270,7 +270,7 @@ def _from_edges(
     if not narrow:
         row, col = row.long(), col.long()
     try:
-        rowptr, col, perm = coo_to_csr(row.contiguous(), col.contiguous(), num_nodes, narrow=narrow)
+        rowptr, col, perm = coo_to_csr(row, col, num_nodes, narrow=narrow)
     except ValueError as error:
         raise ValueError(f"{argument}: {error}") from None
     in_order = row.numel() < 2 or bool((row[1:] >= row[:-1]).all())

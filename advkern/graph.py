@@ -228,17 +228,19 @@ class Graph:
         """
         if mode not in NORMALIZATIONS[1:]:
             raise ValueError(f"normalize: expected one of {NORMALIZATIONS}, got {mode!r}")
-        return self._once((mode, dtype), lambda: self._make_normalization(mode, dtype))
+        factor = self._once((mode, dtype), lambda: self._make_normalization(mode, dtype))
+        if mode == "row":
+            return factor, None
+        # a view, made anew: torch.compile refuses a Function that gets one tensor twice, and keeps no view as one
+        return factor, factor.view_as(factor) if torch.compiler.is_compiling() else factor
 
-    def _make_normalization(self, mode: str, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    def _make_normalization(self, mode: str, dtype: torch.dtype) -> Tensor:
         degree = self.degree(dtype)
         if self._weight is not None and self.device.type == "cpu" and not _is_traced():
             _check_degree(degree)
         positive = degree > 0
         safe = torch.where(positive, degree, 1)
-        factor = torch.where(positive, safe.rsqrt() if mode == "sym" else safe.reciprocal(), 0)
-        # a view: torch.compile refuses a Function that gets the same tensor twice
-        return factor, factor.view_as(factor) if mode == "sym" else None
+        return torch.where(positive, safe.rsqrt() if mode == "sym" else safe.reciprocal(), 0)
 
     def _once(self, key: Any, make: Callable[[], _T]) -> _T:
         """Compute what follows from structure and weights, and keep it, unless the weights belong to an autograd
@@ -270,7 +272,7 @@ class Graph:
 
     def to(self, device: torch.device | str) -> Graph:
         """Return the graph on ``device``; itself where it is there already."""
-        if self.device == torch.device(device):
+        if self.col.to(device) is self.col:
             return self
         return torch.utils._pytree.tree_map(lambda t: None if t is None else t.to(device), self)
 

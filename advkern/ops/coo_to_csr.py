@@ -42,6 +42,7 @@ def coo_to_csr(
         ValueError: an id outside ``[0, num_nodes)``, or ids of wrong shape or type.
     """
     _check(row, col, num_nodes, narrow)
+    row, col = row.contiguous(), col.contiguous()
     try:
         return _COO_TO_CSR[backend.choose("coo_to_csr", row.device.type)](row, col, num_nodes, narrow)
     except (RuntimeError, IndexError):  # the kernel looks at every id anyway: only now is it worth a second look
@@ -52,6 +53,8 @@ def coo_to_csr(
 
 def _check(row: Tensor, col: Tensor, num_nodes: int, narrow: bool) -> None:
     for name, ids in (("row", row), ("col", col)):
+        if not isinstance(ids, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(ids).__name__}")
         if ids.dim() != 1 or ids.dtype not in (torch.int32, torch.int64):
             raise ValueError(
                 f"{name}: expected a vector of int32 or int64 ids, got {ids.dtype} of shape {tuple(ids.shape)}"

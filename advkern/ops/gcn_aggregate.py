@@ -258,9 +258,9 @@ def gcn_aggregate(
         ValueError: a wrong shape, type, device or name, or a negative degree with a normalisation (on the CPU).
         TypeError: an argument of another kind.
     """
+    _check(graph, x, bias, activation)
     if weight is not None:
         graph = graph.with_weight(weight)
-    _check(graph, x, bias, activation)
     x = _under_autocast(x)
     acc = accumulation_dtype(x.dtype)
     edge_weight = graph.weight
@@ -297,6 +297,9 @@ def _under_autocast(x: Tensor) -> Tensor:
 def _check(graph: Graph, x: Tensor, bias: Tensor | None, activation: str | None) -> None:
     if not isinstance(graph, Graph):
         raise TypeError(f"graph: expected an advkern.Graph, got {type(graph).__name__}")
+    for name, value in (("x", x), ("bias", bias)):
+        if not isinstance(value, Tensor) and not (name == "bias" and value is None):
+            raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
     if x.dim() != 2 or x.shape[0] != graph.num_nodes:
         raise ValueError(f"x: expected [num_nodes = {graph.num_nodes}, channels], got shape {tuple(x.shape)}")
     if x.dtype not in _FLOATS:

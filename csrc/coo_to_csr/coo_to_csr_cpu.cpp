@@ -9,6 +9,7 @@
 
 #include "common/check.h"
 #include "common/dispatch.h"
+#include "common/parallel.h"
 
 namespace advkern {
 namespace {
@@ -44,7 +45,7 @@ class CountingSort {
  private:
   template <typename Body>
   void for_each_slice(const Body& body) {  // body(slice, first edge, last edge)
-    torch::stable::parallel_for(0, slices_, 1, [&](int64_t first, int64_t last) {
+    parallel_for(0, slices_, 1, [&](int64_t first, int64_t last) {
       for (int64_t s = first; s < last; ++s) body(s, num_edges_ * s / slices_, num_edges_ * (s + 1) / slices_);
     });
   }

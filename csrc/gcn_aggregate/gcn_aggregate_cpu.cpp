@@ -6,6 +6,7 @@
 #include "common/dispatch.h"
 #include "common/isa.h"
 #include "common/memory.h"
+#include "common/parallel.h"
 
 #define ADVKERN_KERNEL "gcn_aggregate/gcn_aggregate_cpu.h"
 #include "common/for_each_isa.h"
@@ -28,7 +29,7 @@ void for_each_block(const Tensor& schedule, const Sizes& sizes, const Rows& rows
                   "advkern: schedule must lead from row 0 to row ", sizes.num_nodes);
   const int64_t elements = (sizes.num_nodes + sizes.num_edges) * sizes.channels + 1;
   std::atomic<bool> valid{true};
-  torch::stable::parallel_for(0, blocks, blocks * kGrainElements / elements + 1, [&](int64_t first, int64_t last) {
+  parallel_for(0, blocks, blocks * kGrainElements / elements + 1, [&](int64_t first, int64_t last) {
     for (int64_t block = first; block < last; ++block) {
       const int64_t begin = bounds[block], end = bounds[block + 1];
       const bool inside = 0 <= begin && begin <= end && end <= sizes.num_nodes;

@@ -97,6 +97,13 @@ def test_narrow_refuses_more_nodes_than_int32_counts():
 
 
 @pytest.mark.parametrize("place", PLACES)
+def test_ids_with_strides(place):
+    row, col = torch.tensor([[2, 5], [0, 4], [1, 3]]).t()
+    with running_on(place):
+        assert [t.tolist() for t in coo_to_csr(row, col, 6)] == [[0, 1, 2, 3, 3, 3, 3], [4, 3, 5], [1, 2, 0]]
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_opcheck(place):
     row = torch.tensor([2, 0, 1, 0])
     op = torch.ops.advkern.coo_to_csr

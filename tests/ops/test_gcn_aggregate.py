@@ -132,6 +132,13 @@ class TestGcnAggregate(OpSuite):
         call = gcn_aggregate
         return {
             "graph_is_not_a_graph": (lambda: call(x, x), TypeError, r"graph: expected an advkern.Graph, got Tensor"),
+            "graph_is_not_a_graph_but_weighted": (lambda: call(x, x, weight=x), TypeError, r"graph: .*got Tensor"),
+            "x_is_not_a_tensor": (lambda: call(graph, x.tolist()), TypeError, r"x: expected a tensor, got list"),
+            "bias_is_not_a_tensor": (
+                lambda: call(graph, x, bias=0.5),
+                TypeError,
+                r"bias: expected a tensor, got float",
+            ),
             "x_of_three_dimensions": (
                 lambda: call(graph, x[None]),
                 ValueError,
