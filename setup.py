@@ -195,7 +195,8 @@ def build_report_command(outcome: dict) -> type[Command]:
         def run(self):
             package = Path("" if self.editable_mode else self.build_lib, "advkern")
             if outcome["status"] == "pure":
-                for stale in package.glob("_C*" + sysconfig.get_config_var("EXT_SUFFIX")):  # an earlier build's: would be loaded
+                # an earlier build's library would be loaded
+                for stale in package.glob("_C*" + sysconfig.get_config_var("EXT_SUFFIX")):
                     stale.unlink()
                 print("advkern is installed as pure Python: {reason}\nTo mend it: {mend}".format(**outcome))
             package.joinpath("_build.json").write_text(json.dumps(outcome, indent=2) + "\n")
