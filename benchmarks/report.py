@@ -16,6 +16,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "docs/performance.md")
 HUGE = "[huge_pages]"
+HOW = "The least of seven samples each, all in one run; a ratio is the peer's time over ours."
 
 
 def main(argv: list[str]) -> int:
@@ -54,7 +55,7 @@ def aggregation_all() -> Iterator[str]:
 
 def _aggregation(keep: Any) -> Iterator[str]:
     for machine, results in _results("gcn_aggregate"):
-        yield f"{machine}, float32. The least of seven samples each, all in one run; a ratio is the peer's time over ours."
+        yield f"{machine}, float32. {HOW}"
         yield ""
         yield "| work | graph | F | threads | ours | CSR | CSR, huge pages | COO | index_add | error, ours / CSR |"
         yield "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"
@@ -65,7 +66,7 @@ def _aggregation(keep: Any) -> Iterator[str]:
             ratio, errors = row["ratios"], row["errors"]
             yield (
                 f"| {row['work']} | {row['graph']} | {row['channels']} | {row['threads']} | {_ms(row)} | "
-                f"{ratio['torch_csr']:.1f}x | {huge} | "
+                f"{ratio['torch_csr']:.2g}x | {huge} | "
                 f"{ratio['torch_coo']:.1f}x | {ratio['index_add']:.1f}x | "
                 f"{errors['advkern']:.0e} / {errors['torch_csr']:.0e} |"
             )
@@ -75,7 +76,7 @@ def _aggregation(keep: Any) -> Iterator[str]:
 def construction() -> Iterator[str]:
     """Building and transposing graphs."""
     for machine, results in _results("coo_to_csr"):
-        yield f"{machine}. The least of seven samples each, all in one run; a ratio is the peer's time over ours."
+        yield f"{machine}. {HOW}"
         yield ""
         yield "| work | graph | threads | ours | peers |"
         yield "|---|---|--:|--:|---|"
