@@ -62,11 +62,11 @@ def _aggregation(keep: Any) -> Iterator[str]:
         rows = results["rows"]
         chosen = {test: row for test, row in rows.items() if not test.endswith(HUGE) and keep(row)}
         for test, row in sorted(chosen.items(), key=lambda item: _order(item[1])):
-            huge = f"{rows[test + HUGE]['ratios']['torch_csr']:.1f}x" if test + HUGE in rows else ""
+            huge = f"{rows[test + HUGE]['ratios']['torch_csr']:.2f}x" if test + HUGE in rows else ""
             ratio, errors = row["ratios"], row["errors"]
             yield (
                 f"| {row['work']} | {row['graph']} | {row['channels']} | {row['threads']} | {_ms(row)} | "
-                f"{ratio['torch_csr']:.2g}x | {huge} | "
+                f"{ratio['torch_csr']:.2f}x | {huge} | "
                 f"{ratio['torch_coo']:.1f}x | {ratio['index_add']:.1f}x | "
                 f"{errors['advkern']:.0e} / {errors['torch_csr']:.0e} |"
             )
