@@ -20,7 +20,8 @@ constexpr int64_t kChunkEdges = 256;  // as in advkern/graph.py
 constexpr int kBlockWarps = 4;
 constexpr int kBlockThreads = kBlockWarps * kWarpSize;
 constexpr int kMinBlocks = 5;  // a multiprocessor: leaves registers enough for no spills
-constexpr int kUnroll = 4;     // edges a group of lanes has under way
+constexpr int kUnroll = 4;     // edges that a group of lanes has under way
+constexpr int kDotUnroll = 2;  // the same, two rows an edge
 constexpr int kJoinWarps = 16;
 constexpr int kMaxJoinBlocks = 1024;  // some blocks a multiprocessor; each takes every kMaxJoinBlocks-th chunk
 
@@ -242,12 +243,12 @@ __global__ void __launch_bounds__(kBlockThreads, kMinBlocks)
     if (uint64_t(my_column) < uint64_t(t.num_nodes)) my_row = row_of_edge(t.rowptr, t.num_nodes, base + lane);
   }
 
-  for (int first = 0; first < count; first += groups * kUnroll) {
-    acc_t dot[kUnroll];
-    const scalar_t *a[kUnroll], *b[kUnroll];
-    bool wanted[kUnroll];
+  for (int first = 0; first < count; first += groups * kDotUnroll) {
+    acc_t dot[kDotUnroll];
+    const scalar_t *a[kDotUnroll], *b[kDotUnroll];
+    bool wanted[kDotUnroll];
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
+    for (int u = 0; u < kDotUnroll; ++u) {
       const int slot = first + u * groups + group;
       const int64_t row = broadcast(my_row, slot), column = broadcast(my_column, slot);
       wanted[u] = slot < count && row >= 0;
@@ -258,19 +259,19 @@ __global__ void __launch_bounds__(kBlockThreads, kMinBlocks)
 #pragma unroll 1
     for (int64_t channel = 0; channel < t.channels; channel += int64_t(lanes) * kPack<scalar_t>) {
       const RowTile<kAligned, scalar_t> tile(channel, t.channels, lanes);
-      Pack<scalar_t> left[kUnroll], right[kUnroll];
+      Pack<scalar_t> left[kDotUnroll], right[kDotUnroll];
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {  // all loads before the first use
+      for (int u = 0; u < kDotUnroll; ++u) {  // all loads before the first use
         left[u] = tile.load(a[u], wanted[u]);
         right[u] = tile.load(b[u], wanted[u]);
       }
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u)
+      for (int u = 0; u < kDotUnroll; ++u)
 #pragma unroll
         for (int k = 0; k < kPack<scalar_t>; ++k) dot[u] += acc_t(left[u].value[k]) * acc_t(right[u].value[k]);
     }
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
+    for (int u = 0; u < kDotUnroll; ++u) {
       const int slot = first + u * groups + group;
       const acc_t total = sum_over_lanes(dot[u], 1, lanes);
       if (lane % lanes == 0 && slot < count) t.dot[base + slot] = total;
