@@ -40,7 +40,7 @@ FLAGS = [
     "-fvisibility=hidden",
     "-DTORCH_TARGET_VERSION=0x{:02x}{:02x}000000000000".format(*OLDEST_TORCH),
 ]
-NVCC_FLAGS = ["-O3", "-std=c++20", FLAGS[-1], "-DUSE_CUDA", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+NVCC_FLAGS = ["-O3", "-std=c++20", FLAGS[-1], "-Xcompiler=-fPIC,-fvisibility=hidden"]
 CUDA_LIBRARY = "_C_cuda.so"
 DEFAULT_ARCHS = "8.0;9.0+PTX"
 BYTES_PER_JOB = 2 * 2**30
@@ -142,6 +142,7 @@ def compile_cuda(target: Path, folder: Path) -> None:
         done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode:
             raise RuntimeError(f"{shlex.join(command)}\n{done.stdout}")
+        print(done.stdout, end="")
 
     sources = {source: str(folder / f"{Path(source).stem}.o") for source in sorted(glob("csrc/*/*_cuda.cu"))}
     with ThreadPoolExecutor(int(os.environ["MAX_JOBS"])) as pool:
@@ -250,7 +251,7 @@ def build_ext_command(mode: str, outcome: dict) -> type[Command]:
 class PackageCommand(Command):
     """A part of the build that writes beside the modules."""
 
-    user_options: ClassVar[list] = []
+    user_options: ClassVar[list] = [("build-lib=", None, "folder of the package")]
     editable_mode = False
 
     def initialize_options(self):
@@ -270,6 +271,7 @@ def build_cuda_command(mode: str, outcome: dict) -> type[Command]:
         def run(self):
             if outcome["status"] == "pure" or outcome["cuda"]["status"] == "pure":
                 return
+            self.package().mkdir(parents=True, exist_ok=True)
             try:
                 with tempfile.TemporaryDirectory() as folder:
                     compile_cuda(self.package() / CUDA_LIBRARY, Path(folder))

@@ -111,6 +111,8 @@ def why_not(op: str, backend: str, device_type: str) -> str | None:
 
 def _uncovered_architecture() -> str | None:
     """Why the current CUDA device cannot run what was built, or None if it can."""
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
     archs = CUDA.facts.get("archs", [])
     device = torch.cuda.get_device_capability()
     if not archs or any(_covers(arch, device) for arch in archs):

@@ -2,6 +2,10 @@
 // What a CUDA glue file needs of torch and of the runtime: the device, its stream, and errors that say what to do.
 #pragma once
 
+#ifndef USE_CUDA
+#define USE_CUDA  // torch's header then declares what its CUDA library has; include this file before its others
+#endif
+
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>

@@ -178,7 +178,7 @@ class OpSuite:
 
     def test_bitwise_repeatable_on_any_number_of_threads(self, place, dtype):
         threads = torch.get_num_threads()
-        case = self.large_case(10 if place == EMULATED else 1).to(dtype)
+        case = self.large_case(5 if place == EMULATED else 1).to(dtype)
         try:
             with running_on(place):
                 results = []
