@@ -216,13 +216,15 @@ __global__ void __launch_bounds__(kJoinWarps* kWarpSize)
 }
 
 // The row that owns edge `e`, or -1.
-__device__ inline int64_t row_of_edge(const int64_t* rowptr, int64_t num_nodes, int64_t e) {
+__device__ inline int64_t row_of_edge(const int64_t* rowptr, int64_t num_nodes, int64_t num_edges, int64_t e) {
   int64_t row = 0;
   for (int64_t end = num_nodes; row + 1 < end;) {
     const int64_t middle = row + (end - row) / 2;
     (rowptr[middle] <= e ? row : end) = middle;
   }
-  return row < num_nodes && rowptr[row] <= e && e < rowptr[row + 1] ? row : -1;
+  if (num_nodes == 0) return -1;
+  const EdgeRange edges = row_edges(rowptr, row, num_edges);
+  return edges.valid && edges.begin <= e && e < edges.end ? row : -1;
 }
 
 // dot[e] = <a[i], b[j]> for every stored entry e = (i, j): the derivative by the edge weights; NaN where an id or the
@@ -240,7 +242,8 @@ __global__ void __launch_bounds__(kBlockThreads, kMinBlocks)
   index_t my_column = 0;
   if (lane < count) {
     my_column = t.col[base + lane];
-    if (uint64_t(my_column) < uint64_t(t.num_nodes)) my_row = row_of_edge(t.rowptr, t.num_nodes, base + lane);
+    if (uint64_t(my_column) < uint64_t(t.num_nodes))
+      my_row = row_of_edge(t.rowptr, t.num_nodes, t.num_edges, base + lane);
   }
 
   for (int first = 0; first < count; first += groups * kDotUnroll) {

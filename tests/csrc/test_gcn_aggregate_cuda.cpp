@@ -251,9 +251,13 @@ void check_damage_is_nan_and_stays_inside() {
     damaged.graph.rowptr[6] = bad_offset;
     const auto out = damaged.aggregate(Order::forward, false, 0, whole.graph.chunks());
     expect(row_is_nan(out, 5) && row_is_nan(out, 6) && !row_is_nan(out, 7), "a bad offset");
-    damaged.edge_dot(Order::forward);
+    const auto dot = damaged.edge_dot(Order::forward), sound = whole.edge_dot(Order::forward);
+    const int64_t first = whole.graph.rowptr[5], last = whole.graph.rowptr[bad_offset < 0 ? 6 : 7];
+    expect(all_nan(dot.data() + first, dot.data() + last), "a bad offset in edge_dot");
+    for (size_t e = 0; e < dot.size();
+         ++e)  // the search for a row may go astray at the damage, but never answers wrong
+      expect(std::isnan(dot[e]) || dot[e] == sound[e], "a bad offset in edge_dot, elsewhere");
   }
-  auto list = whole.graph.chunks();
   const std::vector<std::vector<int64_t>> wrong_lists = {
       {}, {3, 259, 3, 600}, {3, 259}, {-5, 0, 99, 0}, {1, 0}, {3, 260, 3, 516}, {3, 515, 3, 259}, {8, 1 << 30, 8, 0}};
   for (const auto& wrong : wrong_lists) {
