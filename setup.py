@@ -1,9 +1,12 @@
-"""Compiles csrc/ into `advkern._C`, or installs pure Python and records why.
+"""Compiles csrc/ into `advkern._C` and, for CUDA, `_C_cuda.so`, or installs pure Python and records why.
 
     ADVKERN_BUILD=auto   compile where possible; never fails an install (the default)
                   cpu    compile the CPU kernels, or fail
                   cuda   compile the CUDA kernels too, or fail
                   none   pure Python
+    FORCE_CUDA=1         let auto compile the CUDA kernels beside a torch without CUDA as well
+    CUDA_HOME            where the CUDA toolkit is; otherwise nvcc of the PATH or of /usr/local/cuda
+    TORCH_CUDA_ARCH_LIST as torch reads it: "8.0;9.0+PTX" is the default
     MAX_JOBS=n           compilers at a time; otherwise bounded by cores and memory
 
 The outcome is kept in the installed package, in `_build.json`, which `advkern info` reads.
@@ -12,10 +15,12 @@ The outcome is kept in the installed package, in `_build.json`, which `advkern i
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from glob import glob
 from importlib.util import find_spec
@@ -35,6 +40,9 @@ FLAGS = [
     "-fvisibility=hidden",
     "-DTORCH_TARGET_VERSION=0x{:02x}{:02x}000000000000".format(*OLDEST_TORCH),
 ]
+NVCC_FLAGS = ["-O3", "-std=c++20", FLAGS[-1], "-Xcompiler=-fPIC,-fvisibility=hidden"]
+CUDA_LIBRARY = "_C_cuda.so"
+DEFAULT_ARCHS = "8.0;9.0+PTX"
 BYTES_PER_JOB = 2 * 2**30
 LOG_TAIL = 8000  # characters
 COMPILER_PACKAGE = "xcode-select --install" if sys.platform == "darwin" else "sudo apt-get install g++"
@@ -90,11 +98,62 @@ def cpu_extension() -> Extension:
     )
 
 
-def cuda_extension() -> Extension | None:
-    """A library of its own, so that a CPU-only torch never meets an unresolved symbol."""
-    if not glob("csrc/*/*_cuda.cu"):
-        return None
-    raise NotImplementedError("csrc holds CUDA sources, for which setup.py has no rule yet")
+def nvcc() -> str | None:
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    usual = os.pathsep.join([os.environ["PATH"], "/usr/local/cuda/bin"])
+    return shutil.which("nvcc", path=os.path.join(home, "bin") if home else usual)
+
+
+def cuda_archs() -> list[str]:
+    return (os.environ.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_ARCHS).replace(";", " ").split()
+
+
+def cuda_obstacle(mode: str) -> tuple[str, str] | None:
+    """Why the CUDA kernels are not compiled and the command that mends it."""
+    import torch
+
+    mend = f"ADVKERN_BUILD=cuda {REINSTALL}"
+    if mode == "cpu":
+        return "ADVKERN_BUILD=cpu asked for the CPU kernels alone", mend
+    if mode == "auto" and torch.version.cuda is None and os.environ.get("FORCE_CUDA") != "1":
+        return f"torch {torch.__version__} of the build environment has no CUDA", mend
+    if nvcc() is None:
+        return "nvcc was not found, neither by CUDA_HOME nor on the PATH", f"CUDA_HOME=<the CUDA toolkit> {mend}"
+    return None
+
+
+def nvcc_command(*arguments: str) -> list[str]:
+    from torch.utils.cpp_extension import include_paths
+
+    targets = []
+    for arch in cuda_archs():
+        number = arch.removesuffix("+PTX").replace(".", "")
+        codes = [f"sm_{number}"] + [f"compute_{number}"] * arch.endswith("+PTX")
+        targets += [f"-gencode=arch=compute_{number},code=[{','.join(codes)}]"]
+    folders = ["-Icsrc", *(f"-isystem={folder}" for folder in include_paths())]
+    return [nvcc(), *NVCC_FLAGS, *targets, *folders, *arguments]
+
+
+def compile_cuda(target: Path, folder: Path) -> None:
+    """A plain shared library, apart from `_C`, so that a CPU-only torch never meets an unresolved symbol."""
+    from torch.utils.cpp_extension import library_paths
+
+    def run(command):
+        done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if done.returncode:
+            raise RuntimeError(f"{shlex.join(command)}\n{done.stdout}")
+        print(done.stdout, end="")
+
+    sources = {source: str(folder / f"{Path(source).stem}.o") for source in sorted(glob("csrc/*/*_cuda.cu"))}
+    with ThreadPoolExecutor(int(os.environ["MAX_JOBS"])) as pool:
+        list(pool.map(lambda pair: run(nvcc_command("-c", pair[0], "-o", pair[1])), sources.items()))
+    # A CPU-only torch lacks libtorch_cuda: an empty one of its name serves the linker.
+    run(
+        [*shlex.split(os.environ["CXX"]), "-shared", "-Wl,-soname,libtorch_cuda.so", "-o", f"{folder}/libtorch_cuda.so"]
+    )
+    search = [f"-L{path}" for path in (*library_paths(), folder)]
+    libraries = ["-Xlinker=--no-as-needed", "-ltorch_cuda", "-ltorch_cpu"]
+    run(nvcc_command("-shared", "-o", str(target), *sources.values(), *search, *libraries))
 
 
 def compiled(extensions: list[Extension]) -> dict:
@@ -106,8 +165,11 @@ def compiled(extensions: list[Extension]) -> dict:
         "stable_abi": ABI,
         "flags": FLAGS,
         "sources": [source for extension in extensions for source in extension.sources],
-        "cuda_archs": [],
     }
+    return compiled_with(facts)
+
+
+def compiled_with(facts: dict) -> dict:
     return {"status": "compiled", "reason": None, "mend": None, "log": None, "facts": facts}
 
 
@@ -115,24 +177,31 @@ def pure(reason: str, mend: str, log: str | None = None) -> dict:
     return {"status": "pure", "reason": reason, "mend": mend, "log": log, "facts": {}}
 
 
+def cuda_plan(mode: str) -> dict:
+    """Whether the CUDA kernels are to be compiled, and the outcome to record if that goes well."""
+    if found := cuda_obstacle(mode):
+        if mode == "cuda":
+            raise SystemExit("ADVKERN_BUILD=cuda: {}\nTo mend it: {}".format(*found))
+        return pure(*found)
+    version = subprocess.check_output([nvcc(), "--version"], text=True).split("release ")[1].partition(",")[0]
+    return compiled_with({"nvcc": version, "archs": cuda_archs(), "flags": NVCC_FLAGS})
+
+
 def plan(mode: str) -> tuple[list[Extension], dict]:
     """What to compile, and the outcome to record if that goes well."""
     if mode == "none":
         return [], pure("ADVKERN_BUILD=none asked for pure Python", f"ADVKERN_BUILD=cpu {REINSTALL}")
-    cuda = cuda_extension()
-    if mode == "cuda" and cuda is None:
-        raise SystemExit("ADVKERN_BUILD=cuda: this version has no CUDA sources; use auto or cpu")
     if found := obstacle():
         if mode == "auto":
             return [], pure(*found)
         raise SystemExit("ADVKERN_BUILD={}: {}\nTo mend it: {}".format(mode, *found))
-    extensions = [cpu_extension()] + ([cuda] if cuda else [])
-    return extensions, compiled(extensions)
+    extensions = [cpu_extension()]
+    return extensions, compiled(extensions) | {"cuda": cuda_plan(mode)}
 
 
-def failed(error: Exception, log: str) -> dict:
-    first = next((line for line in log.splitlines() if "error: " in line), str(error))
-    return pure(f"the compile failed: {first}", f"ADVKERN_BUILD=cpu {REINSTALL}", log[-LOG_TAIL:])
+def failed(error: Exception, log: str, mode: str = "cpu") -> dict:
+    first = next((line for line in log.splitlines() if "error: " in line or "error   :" in line), str(error))
+    return pure(f"the compile failed: {first}", f"ADVKERN_BUILD={mode} {REINSTALL}", log[-LOG_TAIL:])
 
 
 @contextmanager
@@ -179,33 +248,66 @@ def build_ext_command(mode: str, outcome: dict) -> type[Command]:
     return BuildExt
 
 
-def build_report_command(outcome: dict) -> type[Command]:
-    class BuildReport(Command):
-        """Writes `_build.json` beside the modules."""
+class PackageCommand(Command):
+    """A part of the build that writes beside the modules."""
 
-        user_options: ClassVar[list] = []
-        editable_mode = False
+    user_options: ClassVar[list] = [("build-lib=", None, "folder of the package")]
+    editable_mode = False
 
-        def initialize_options(self):
-            self.build_lib = None
+    def initialize_options(self):
+        self.build_lib = None
 
-        def finalize_options(self):
-            self.set_undefined_options("build", ("build_lib", "build_lib"))
+    def finalize_options(self):
+        self.set_undefined_options("build", ("build_lib", "build_lib"))
+
+    def package(self) -> Path:
+        return Path("" if self.editable_mode else self.build_lib, "advkern")
+
+
+def build_cuda_command(mode: str, outcome: dict) -> type[Command]:
+    class BuildCuda(PackageCommand):
+        """Compiles `_C_cuda.so`; under `auto` a failed compile is recorded instead of raised."""
 
         def run(self):
-            package = Path("" if self.editable_mode else self.build_lib, "advkern")
+            if outcome["status"] == "pure" or outcome["cuda"]["status"] == "pure":
+                return
+            self.package().mkdir(parents=True, exist_ok=True)
+            try:
+                with tempfile.TemporaryDirectory() as folder:
+                    compile_cuda(self.package() / CUDA_LIBRARY, Path(folder))
+            except (OSError, RuntimeError) as error:
+                outcome["cuda"] = failed(error, str(error), "cuda")
+                print(error)
+                if mode == "cuda":
+                    raise SystemExit(f"ADVKERN_BUILD=cuda: {outcome['cuda']['reason']}") from error
+
+    return BuildCuda
+
+
+def build_report_command(outcome: dict) -> type[Command]:
+    class BuildReport(PackageCommand):
+        """Writes `_build.json`."""
+
+        def run(self):
             if outcome["status"] == "pure":
-                # an earlier build's library would be loaded
-                for stale in package.glob("_C*" + sysconfig.get_config_var("EXT_SUFFIX")):
-                    stale.unlink()
+                self.remove("_C*" + sysconfig.get_config_var("EXT_SUFFIX"), CUDA_LIBRARY)
                 print("advkern is installed as pure Python: {reason}\nTo mend it: {mend}".format(**outcome))
-            package.joinpath("_build.json").write_text(json.dumps(outcome, indent=2) + "\n")
+            elif outcome["cuda"]["status"] == "pure":
+                self.remove(CUDA_LIBRARY)
+            self.package().joinpath("_build.json").write_text(json.dumps(outcome, indent=2) + "\n")
+
+        def remove(self, *patterns):
+            """An earlier build's libraries would be loaded."""
+            for pattern in patterns:
+                for stale in self.package().glob(pattern):
+                    stale.unlink()
 
     return BuildReport
 
 
 class Build(build):
-    sub_commands: ClassVar[list] = [*build.sub_commands, ("build_report", None)]  # after build_ext
+    # in this order, after build_ext
+    sub_commands: ClassVar[list] = [*build.sub_commands, ("build_cuda", None), ("build_report", None)]
 
 
 def max_jobs() -> int:
@@ -224,7 +326,11 @@ def main() -> None:
 
     mode = requested_mode()
     extensions, outcome = plan(mode)
-    commands = {"build": Build, "build_report": build_report_command(outcome)}
+    commands = {
+        "build": Build,
+        "build_cuda": build_cuda_command(mode, outcome),
+        "build_report": build_report_command(outcome),
+    }
     if extensions:
         commands["build_ext"] = build_ext_command(mode, outcome)
     setup(ext_modules=extensions, cmdclass=commands)

@@ -8,14 +8,16 @@ import os
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 BACKENDS = ("cpu", "cuda", "triton", "torch")
-MEND = "ADVKERN_BUILD=cpu pip install --no-build-isolation --force-reinstall --no-deps ."
+_REINSTALL = "pip install --no-build-isolation --force-reinstall --no-deps ."
+MEND = f"ADVKERN_BUILD=cpu {_REINSTALL}"
+MEND_CUDA = f"ADVKERN_BUILD=cuda {_REINSTALL}"
 
 
 class BackendError(RuntimeError):
@@ -28,7 +30,7 @@ class FallbackWarning(UserWarning):
 
 @dataclass(frozen=True)
 class CompiledPart:
-    """The state of ``advkern._C``: loaded, missing (with the build's reason) or broken (with the loader's)."""
+    """The state of a compiled library: loaded, missing (with the build's reason) or broken (with the loader's)."""
 
     status: str
     reason: str | None = None
@@ -36,10 +38,15 @@ class CompiledPart:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+def _built() -> dict[str, Any]:
+    """What the build left behind."""
+    path = Path(__file__).with_name("_build.json")
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def _load_compiled() -> CompiledPart:
     """Load the CPU kernels, which register themselves with torch; never raises."""
-    path = Path(__file__).with_name("_build.json")
-    build = json.loads(path.read_text()) if path.is_file() else {}
+    build = _built()
     facts = build.get("facts", {})
     try:
         module = importlib.import_module("advkern._C")
@@ -51,7 +58,25 @@ def _load_compiled() -> CompiledPart:
     return CompiledPart("loaded", facts=facts | module.build_facts())
 
 
+def _load_cuda(library: Path) -> CompiledPart:
+    """Load the CUDA kernels, which register themselves with torch, where torch has CUDA; never raises."""
+    build = _built().get("cuda", {})
+    facts = build.get("facts", {})
+    if not library.is_file():
+        reason = build.get("reason") or "advkern was installed without its CUDA kernels"
+        return CompiledPart("missing", reason, build.get("mend") or MEND_CUDA, facts)
+    if torch.version.cuda is None:
+        reason = f"{library.name} cannot be loaded: torch {torch.__version__} has no CUDA"
+        return CompiledPart("broken", reason, "install a torch with CUDA", facts)
+    try:
+        torch.ops.load_library(str(library))
+    except OSError as error:
+        return CompiledPart("broken", f"{library.name} cannot be loaded: {error}", MEND_CUDA, facts)
+    return CompiledPart("loaded", facts=facts)
+
+
 COMPILED = _load_compiled()
+CUDA = _load_cuda(Path(__file__).with_name("_C_cuda.so"))
 
 _ops: dict[str, Mapping[str, str]] = {}  # op -> {device type: its kernel backend there}
 _forced: dict[str, str] | None = None  # what use_backend asked for; None: ADVKERN_BACKEND, not read yet
@@ -78,9 +103,30 @@ def why_not(op: str, backend: str, device_type: str) -> str | None:
         return f"{op} has no {backend} kernel"
     if device_type not in devices:
         return f"{backend} takes tensors on {' or '.join(devices)}, got {device_type}"
-    if backend == "cpu" and COMPILED.status != "loaded":
-        return f"{COMPILED.reason}; mend it with: {COMPILED.mend}"
-    return None
+    part = {"cpu": COMPILED, "cuda": CUDA}.get(backend)
+    if part is not None and part.status != "loaded":
+        return f"{part.reason}; mend it with: {part.mend}"
+    return _uncovered_architecture() if backend == "cuda" else None
+
+
+def _uncovered_architecture() -> str | None:
+    """Why the current CUDA device cannot run what was built, or None if it can."""
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    archs = CUDA.facts.get("archs", [])
+    device = torch.cuda.get_device_capability()
+    if not archs or any(_covers(arch, device) for arch in archs):
+        return None
+    asked = "{}.{}".format(*device)
+    built = ", ".join(archs)
+    mend = f"TORCH_CUDA_ARCH_LIST={asked} {MEND_CUDA}"
+    return f"the CUDA kernels were built for {built} and the device is {asked}; mend it with: {mend}"
+
+
+def _covers(arch: str, device: tuple[int, int]) -> bool:
+    """Machine code serves later minor versions of its major one; PTX serves every later version."""
+    major, minor = (int(part) for part in arch.removesuffix("+PTX").split("."))
+    return (major, minor) <= device and (arch.endswith("+PTX") or major == device[0])
 
 
 def choose(op: str, device_type: str) -> str:
@@ -176,12 +222,8 @@ def info() -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "threads": torch.get_num_threads(),
-        "compiled": {
-            "status": COMPILED.status,
-            "reason": COMPILED.reason,
-            "mend": COMPILED.mend,
-            "facts": COMPILED.facts,
-        },
+        "compiled": asdict(COMPILED),
+        "compiled_cuda": asdict(CUDA),
         "ops": {
             op: {device: {name: why_not(op, name, device) or "can run" for name in BACKENDS} for device in devices}
             for op in registered_ops()

@@ -18,6 +18,7 @@ _T = TypeVar("_T")
 NORMALIZATIONS = (None, "sym", "row")
 _BLOCK_WORK = 2048  # rows plus edges of one block of the schedule: some microseconds of work
 _MAX_BLOCKS = 1024
+_CHUNK_EDGES = 256  # as kChunkEdges in csrc: a CUDA device cuts a longer row into chunks of so many
 
 
 class Graph:
@@ -166,7 +167,8 @@ class Graph:
 
     @property
     def schedule(self) -> Tensor:
-        """``[blocks + 1]`` int64: bounds of blocks of rows that hold about the same work (rows plus edges)."""
+        """How the kernels split the work, int64. On the CPU ``[blocks + 1]``: bounds of blocks of rows that hold about
+        the same work (rows plus edges). On CUDA ``[chunks, 2]``: row and first edge of each chunk of the long rows."""
         return self._structure.schedule()
 
     @property
@@ -324,12 +326,8 @@ class _Structure:
         return torch.repeat_interleave(ids, counts, output_size=self.col.shape[0])
 
     def _make_schedule(self) -> Tensor:
-        num_nodes = self.rowptr.shape[0] - 1
-        work = self.rowptr + torch.arange(num_nodes + 1, device=self.rowptr.device)
-        total = num_nodes + self.col.shape[0]
-        blocks = max(1, min(_MAX_BLOCKS, total // _BLOCK_WORK))
-        bounds = torch.arange(blocks + 1, device=self.rowptr.device) * total // blocks
-        return torch.searchsorted(work, bounds)
+        make = chunks_of_long_rows if self.rowptr.device.type == "cuda" else _blocks_of_rows
+        return make(self.rowptr, self.col.shape[0])
 
     def _make_transpose(self) -> tuple[_Structure, Tensor]:
         from advkern.ops.coo_to_csr import coo_to_csr
@@ -337,6 +335,29 @@ class _Structure:
         rowptr, col, perm = coo_to_csr(self.col, self.row(), self.rowptr.shape[0] - 1)
         order = perm if self.edge_order is None else self.edge_order[perm]
         return _Structure(rowptr, col, order), perm
+
+
+def _blocks_of_rows(rowptr: Tensor, num_edges: int) -> Tensor:  # [blocks + 1]
+    num_nodes = rowptr.shape[0] - 1
+    work = rowptr + torch.arange(num_nodes + 1, device=rowptr.device)
+    total = num_nodes + num_edges
+    blocks = max(1, min(_MAX_BLOCKS, total // _BLOCK_WORK))
+    bounds = torch.arange(blocks + 1, device=rowptr.device) * total // blocks
+    return torch.searchsorted(work, bounds)
+
+
+def chunks_of_long_rows(rowptr: Tensor, num_edges: int) -> Tensor:  # [chunks, 2]
+    """Row and first edge of every chunk of the rows of more than ``_CHUNK_EDGES`` edges, in order.
+
+    The length is the largest that so many edges can need, so that nothing has to be looked at (on a GPU that would
+    synchronise, in the compiler break the graph); the pairs that are left over have the row ``num_nodes``.
+    """
+    counts = torch.diff(rowptr)
+    chunks = torch.where(counts > _CHUNK_EDGES, (counts + _CHUNK_EDGES - 1) // _CHUNK_EDGES, 0)
+    bounds = torch.nn.functional.pad(chunks.cumsum(0), (1, 0))  # [N + 1]: the first chunk of each row
+    chunk = torch.arange(2 * num_edges // (_CHUNK_EDGES + 1), device=rowptr.device)
+    row = torch.searchsorted(bounds[1:], chunk, right=True)
+    return torch.stack([row, rowptr[row] + _CHUNK_EDGES * (chunk - bounds[row])], dim=1)
 
 
 def _in_transform() -> bool:

@@ -164,3 +164,59 @@ def test_broken_part_is_told_apart_from_a_missing_one(monkeypatch):
     assert part.status == "broken"
     assert "undefined symbol" in part.reason
     assert part.mend
+
+
+# -- the CUDA kernels: each reason against them is told apart ----------------------------------------------------------
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Let `why_not` see a device of a compute capability, and kernels that were built for some architectures."""
+
+    def pretend(device, archs):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: device)
+        monkeypatch.setattr(backend, "CUDA", backend.CompiledPart("loaded", facts={"archs": archs}))
+        return backend.why_not("gcn_aggregate", "cuda", "cuda")
+
+    return pretend
+
+
+def test_cuda_kernels_that_were_not_built(tmp_path):
+    part = backend._load_cuda(tmp_path / "_C_cuda.so")
+    assert part.status == "missing"
+    assert part.mend.startswith("ADVKERN_BUILD=cuda pip install") or "CUDA_HOME" in part.mend
+
+
+@pytest.mark.parametrize(("cuda", "reason"), [(None, "has no CUDA"), ("13.0", "cannot be loaded: ")])
+def test_cuda_kernels_that_cannot_be_loaded(tmp_path, monkeypatch, cuda, reason):
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    library = tmp_path / "_C_cuda.so"
+    library.write_bytes(b"no library at all")
+    part = backend._load_cuda(library)
+    assert part.status == "broken"
+    assert reason in part.reason
+
+
+@pytest.mark.parametrize(
+    ("device", "archs", "covered"),
+    [
+        ((8, 0), ["8.0", "9.0+PTX"], True),
+        ((8, 6), ["8.0", "9.0+PTX"], True),  # machine code of the same major version
+        ((12, 0), ["8.0", "9.0+PTX"], True),  # PTX
+        ((7, 5), ["8.0", "9.0+PTX"], False),
+        ((9, 0), ["8.0"], False),
+        ((8, 0), ["8.6"], False),
+    ],
+)
+def test_architecture_that_is_not_covered_is_named_with_those_built(as_on_a_gpu, device, archs, covered):
+    reason = as_on_a_gpu(device, archs)
+    if covered:
+        assert reason is None
+    else:
+        assert f"built for {', '.join(archs)} and the device is {device[0]}.{device[1]}" in reason
+        assert "TORCH_CUDA_ARCH_LIST=" in reason
+
+
+def test_cuda_kernels_do_not_take_cpu_tensors():
+    assert backend.why_not("gcn_aggregate", "cuda", "cpu") == "cuda takes tensors on cuda, got cpu"

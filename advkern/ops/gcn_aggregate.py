@@ -43,7 +43,7 @@ _FWD = define(
 _EDGE_DOT = define(
     "gcn_aggregate_edge_dot", f"({_GRAPH}, Tensor a, Tensor b) -> Tensor", _edge_dot_reference, _edge_dot_fake
 )
-backend.register_op("gcn_aggregate", {"cpu": "cpu"})
+backend.register_op("gcn_aggregate", {"cpu": "cpu", "cuda": "cuda"})
 
 
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -54,7 +54,7 @@ class _Adjacency(NamedTuple):
 
     rowptr: Tensor  # [num_nodes + 1]
     col: Tensor  # [num_edges]
-    schedule: Tensor  # [blocks + 1]
+    schedule: Tensor  # [blocks + 1] on the CPU, [chunks, 2] on CUDA
     rowptr_t: Tensor | None = None  # None, and so on down, where no gradient will need it
     col_t: Tensor | None = None
     schedule_t: Tensor | None = None
@@ -253,6 +253,9 @@ def gcn_aggregate(
         normalize: None, "sym" or "row".
         bias: added to each row.
         activation: None, "relu" or "elu".
+
+    A graph that was damaged after its construction, with ids or offsets out of range, is a RuntimeError on the CPU. On
+    CUDA, where an error would need a synchronisation, the rows concerned are NaN; nothing foreign is read.
 
     Raises:
         ValueError: a wrong shape, type, device or name, or a negative degree with a normalisation (on the CPU).

@@ -41,4 +41,10 @@ void dispatch_floats(torch::headeronly::ScalarType type, const Function& functio
   }
 }
 
+// Calls function(scalar, index) with values of both types.
+template <typename Function>
+void dispatch(torch::headeronly::ScalarType floats, torch::headeronly::ScalarType ids, const Function& function) {
+  dispatch_floats(floats, [&](auto scalar) { dispatch_ids(ids, [&](auto index) { function(scalar, index); }); });
+}
+
 }  // namespace advkern

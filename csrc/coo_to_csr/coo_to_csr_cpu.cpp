@@ -99,8 +99,8 @@ class CountingSort {
 
 std::tuple<Tensor, Tensor, Tensor> coo_to_csr_cpu(const Tensor& row, const Tensor& col, int64_t num_nodes,
                                                   bool narrow) {
-  check_ids(row, "row");
-  check_vector(col, "col", row.numel(), row.scalar_type());
+  check_ids(row, "row", row);
+  check_vector(col, "col", row.numel(), row.scalar_type(), row);
   STD_TORCH_CHECK(num_nodes >= 0, "advkern: num_nodes must not be negative, got ", num_nodes);
   Tensor rowptr = torch::stable::new_empty(row, {num_nodes + 1}, ScalarType::Long);
   STD_TORCH_CHECK(!narrow || num_nodes <= std::numeric_limits<int32_t>::max(),

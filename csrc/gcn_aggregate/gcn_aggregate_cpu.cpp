@@ -16,15 +16,11 @@ namespace {
 
 constexpr int64_t kGrainElements = 1 << 16;  // feature elements below which a second thread costs more than it saves
 
-struct Sizes {
-  int64_t num_nodes, num_edges, channels;
-};
-
 // Runs rows(begin, end) over the blocks of the schedule, split among torch's threads.
 template <typename Rows>
-void for_each_block(const Tensor& schedule, const Sizes& sizes, const Rows& rows) {
+void for_each_block(const Tensor& schedule, const GraphSizes& sizes, const Rows& rows) {
   const int64_t blocks = schedule.numel() - 1;
-  const int64_t* const bounds = static_cast<const int64_t*>(schedule.data_ptr());
+  const int64_t* const bounds = data<const int64_t>(schedule);
   STD_TORCH_CHECK(blocks >= 0 && bounds[0] == 0 && bounds[blocks] == sizes.num_nodes,
                   "advkern: schedule must lead from row 0 to row ", sizes.num_nodes);
   const int64_t elements = (sizes.num_nodes + sizes.num_edges) * sizes.channels + 1;
@@ -40,46 +36,21 @@ void for_each_block(const Tensor& schedule, const Sizes& sizes, const Rows& rows
                   ") and rowptr must ascend from 0 to ", sizes.num_edges);
 }
 
-Sizes check_graph(const Tensor& rowptr, const Tensor& col, const Tensor& schedule, const Tensor& x) {
-  STD_TORCH_CHECK(rowptr.numel() >= 1, "advkern: rowptr must have num_nodes + 1 entries, got none");
-  const Sizes sizes{rowptr.numel() - 1, col.numel(), x.dim() == 2 ? x.size(1) : 0};
-  check_vector(rowptr, "rowptr", sizes.num_nodes + 1, ScalarType::Long);
-  check_vector(schedule, "schedule", schedule.numel(), ScalarType::Long);
-  check_ids(col, "col");
-  check_matrix(x, "x", sizes.num_nodes);
-  return sizes;
-}
-
-ScalarType acc_type(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-// Calls function(scalar, index) with values of x's scalar type and col's id type.
-template <typename Function>
-void dispatch(const Tensor& x, const Tensor& col, const Function& function) {
-  dispatch_floats(x.scalar_type(),
-                  [&](auto scalar) { dispatch_ids(col.scalar_type(), [&](auto index) { function(scalar, index); }); });
-}
-
-template <typename T>
-T* data(const Tensor& t) {
-  return static_cast<T*>(t.data_ptr());
-}
-
 Tensor gcn_aggregate_fwd_cpu(const Tensor& rowptr, const Tensor& col, const Tensor& schedule, const Tensor& x,
                              const std::optional<Tensor>& weight, const std::optional<Tensor>& row_scale,
                              const std::optional<Tensor>& col_scale, const std::optional<Tensor>& bias,
                              int64_t activation) {
-  const Sizes sizes = check_graph(rowptr, col, schedule, x);
+  const GraphSizes sizes = check_graph(rowptr, col, x);
+  check_vector(schedule, "schedule", schedule.numel(), ScalarType::Long, rowptr);
   const ScalarType acc = acc_type(x);
-  if (weight) check_vector(*weight, "weight", sizes.num_edges, acc);
-  if (row_scale) check_vector(*row_scale, "row_scale", sizes.num_nodes, acc);
-  if (col_scale) check_vector(*col_scale, "col_scale", sizes.num_nodes, acc);
-  if (bias) check_vector(*bias, "bias", sizes.channels, acc);
+  if (weight) check_vector(*weight, "weight", sizes.num_edges, acc, rowptr);
+  if (row_scale) check_vector(*row_scale, "row_scale", sizes.num_nodes, acc, rowptr);
+  if (col_scale) check_vector(*col_scale, "col_scale", sizes.num_nodes, acc, rowptr);
+  if (bias) check_vector(*bias, "bias", sizes.channels, acc, rowptr);
 
   Tensor out = torch::stable::empty_like(x);
   advise_huge_pages(out.data_ptr(), size_t(out.numel()) * out.element_size());
-  dispatch(x, col, [&](auto scalar, auto index) {
+  dispatch(x.scalar_type(), col.scalar_type(), [&](auto scalar, auto index) {
     using scalar_t = decltype(scalar);
     using index_t = decltype(index);
     using acc_t = acc_of<scalar_t>;
@@ -103,12 +74,13 @@ Tensor gcn_aggregate_fwd_cpu(const Tensor& rowptr, const Tensor& col, const Tens
 
 Tensor gcn_aggregate_edge_dot_cpu(const Tensor& rowptr, const Tensor& col, const Tensor& schedule, const Tensor& a,
                                   const Tensor& b) {
-  const Sizes sizes = check_graph(rowptr, col, schedule, a);
-  check_matrix(b, "b", sizes.num_nodes);
+  const GraphSizes sizes = check_graph(rowptr, col, a);
+  check_vector(schedule, "schedule", schedule.numel(), ScalarType::Long, rowptr);
+  check_matrix(b, "b", sizes.num_nodes, rowptr);
   STD_TORCH_CHECK(b.size(1) == sizes.channels && b.scalar_type() == a.scalar_type(),
                   "advkern: b must have a's channels and type");
   Tensor dot = torch::stable::new_empty(a, {sizes.num_edges}, acc_type(a));
-  dispatch(a, col, [&](auto scalar, auto index) {
+  dispatch(a.scalar_type(), col.scalar_type(), [&](auto scalar, auto index) {
     using scalar_t = decltype(scalar);
     using index_t = decltype(index);
     const EdgeDotArgs<scalar_t, index_t> args{

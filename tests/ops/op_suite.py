@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import emulated
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from advkern.testing import assert_matches, available_isas, use_isa
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PLACES = ["torch", *(f"cpu-{isa}" for isa in available_isas())]  # every backend that can run here
+EMULATED = "cuda-emulated"  # a place for ops with CUDA kernels: these kernels on CPU tensors
 
 
 @dataclass
@@ -44,9 +46,13 @@ class Case:
 
 @contextmanager
 def running_on(place: str) -> Iterator[None]:
-    """Run on ``"torch"`` or on ``"cpu-<instruction set>"``."""
+    """Run on ``"torch"``, on ``"cpu-<instruction set>"`` or on ``EMULATED``."""
     name, _, isa = place.partition("-")
     with ExitStack() as stack:
+        if place == EMULATED:
+            stack.enter_context(emulated.emulated_cuda())
+            yield
+            return
         stack.enter_context(use_backend(name))
         if isa:
             stack.enter_context(use_isa(isa))
@@ -61,7 +67,7 @@ class Recorder(TorchDispatchMode):
         self.called: list[str] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "advkern":
+        if func.namespace in ("advkern", emulated.NAMESPACE):
             self.called.append(str(func))
         return func(*args, **(kwargs or {}))
 
@@ -93,13 +99,14 @@ class OpSuite:
     case_names: tuple[str, ...]  # for the comparisons with float64
     compiled_case_names: tuple[str, ...]  # whose sizes change with ``size``
     small_case_names: tuple[str, ...]  # of a few dozen elements, for gradcheck
+    places: tuple[str, ...] = tuple(PLACES)  # and EMULATED for an op with CUDA kernels
 
     def case(self, name: str, index_dtype: torch.dtype = torch.int32, size: int = 0) -> Case:
         """The case of that name, float64; ``size`` asks for other sizes of the same kind."""
         raise NotImplementedError
 
-    def large_case(self) -> Case:
-        """Enough work for several threads."""
+    def large_case(self, fraction: int = 1) -> Case:
+        """Enough work for several threads; a fraction of it for a place that is slow."""
         raise NotImplementedError
 
     def raw_calls(self, case: Case) -> list[tuple[Any, tuple[Any, ...]]]:
@@ -117,7 +124,7 @@ class OpSuite:
     # parametrised by the subclass's own cases, so that a failure names its case
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         axes = {
-            "place": lambda: PLACES,
+            "place": lambda: self.places,
             "name": lambda: self.case_names,
             "compiled_name": lambda: self.compiled_case_names,
             "small": lambda: self.small_case_names,
@@ -171,7 +178,7 @@ class OpSuite:
 
     def test_bitwise_repeatable_on_any_number_of_threads(self, place, dtype):
         threads = torch.get_num_threads()
-        case = self.large_case().to(dtype)
+        case = self.large_case(5 if place == EMULATED else 1).to(dtype)
         try:
             with running_on(place):
                 results = []
@@ -193,7 +200,9 @@ class OpSuite:
             out.sum().backward()
         assert recorder.called, "no op of advkern was called"
         assert {call.rpartition(".")[2] for call in recorder.called} == {overload}
-        if place != "torch":
+        if place == EMULATED:
+            assert {call.partition(".")[0] for call in recorder.called if self.op in call} == {emulated.NAMESPACE}
+        elif place != "torch":
             for call in recorder.called:
                 name = call.replace("advkern.", "advkern::").rpartition(".")[0]
                 assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU"), f"{name} has no CPU kernel"
@@ -374,4 +383,4 @@ def assert_same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
         assert torch.equal(left[key], right[key]), f"{key} differs by {(left[key] - right[key]).abs().max()}"
 
 
-__all__ = ["Case", "OpSuite", "running_on"]
+__all__ = ["EMULATED", "PLACES", "Case", "OpSuite", "running_on"]
