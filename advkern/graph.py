@@ -247,10 +247,14 @@ class Graph:
     def _once(self, key: Any, make: Callable[[], _T]) -> _T:
         """Compute what follows from structure and weights, and keep it, unless the weights belong to an autograd
         graph, a transform or inference mode, which it must not outlive."""
+        weight = self._weight
+        if weight is not None and not _is_lasting(weight):
+            return make()
+        version = None if weight is None or torch.compiler.is_compiling() else weight._version
+        if version is not None and self._derived.get("version") != version:  # the caller's tensor, written in place
+            self._derived = {"version": version}
         known = self._derived.get(key)
         if known is None:
-            if self._weight is not None and not _is_lasting(self._weight):
-                return make()
             known = self._derived[key] = _lasting(make)
         return known
 
@@ -274,6 +278,7 @@ class Graph:
 
     def to(self, device: torch.device | str) -> Graph:
         """Return the graph on ``device``; itself where it is there already."""
+        device = torch.device(device)
         if self.col.to(device) is self.col:
             return self
         return torch.utils._pytree.tree_map(lambda t: None if t is None else t.to(device), self)

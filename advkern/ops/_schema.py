@@ -61,6 +61,9 @@ def _loop(op: Callable[..., Any]) -> Callable[..., Any]:
     """A batching rule that calls the op once a batch entry: the ops have no batch axis to fold it into."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        if info.batch_size == 0:
+            raise ValueError("vmap: expected a batch of at least 1 entry, got 0")
+
         def entry(b: int) -> list[Any]:
             return [
                 arg if dim is None else arg.select(dim, b).contiguous() for arg, dim in zip(args, in_dims, strict=True)

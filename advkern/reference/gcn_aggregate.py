@@ -46,6 +46,7 @@ def edge_dot(
     b: Tensor,  # [num_nodes, channels]
 ) -> Tensor:  # [num_edges]
     """``dot[e] = <a[row(e)], b[col[e]]>``: the derivative of the aggregation by its edge weights."""
+    _check_structure(rowptr, col)
     acc = accumulation_dtype(a.dtype)
     row = torch.repeat_interleave(torch.diff(rowptr), output_size=col.numel())
     return (a.to(acc)[row] * b.to(acc)[col]).sum(dim=1)
@@ -56,15 +57,20 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def _check_structure(rowptr: Tensor, col: Tensor) -> None:
+    num_nodes, num_edges = rowptr.numel() - 1, col.numel()
+    if num_edges and (int(col.min()) < 0 or int(col.max()) >= num_nodes):
+        raise IndexError(f"advkern: the graph is damaged: col must lie in [0, {num_nodes})")
+    if int(rowptr[0]) != 0 or int(rowptr[-1]) != num_edges or bool((torch.diff(rowptr) < 0).any()):
+        raise IndexError(f"advkern: the graph is damaged: rowptr must ascend from 0 to {num_edges}")
+
+
 def _sparse_product(rowptr: Tensor, col: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
     """Torch's own CSR product: O(N F + E) memory, but it trusts the ids, so they are looked at first."""
     num_nodes, num_edges = x.shape[0], col.numel()
     if num_edges == 0 or x.numel() == 0:
         return torch.zeros_like(x)
-    if int(col.min()) < 0 or int(col.max()) >= num_nodes:
-        raise IndexError(f"advkern: the graph is damaged: col must lie in [0, {num_nodes})")
-    if int(rowptr[0]) != 0 or int(rowptr[-1]) != num_edges or bool((torch.diff(rowptr) < 0).any()):
-        raise IndexError(f"advkern: the graph is damaged: rowptr must ascend from 0 to {num_edges}")
+    _check_structure(rowptr, col)
     values = x.new_ones(num_edges) if weight is None else weight
     _silence_beta_warning()
     size = (num_nodes, num_nodes)

@@ -18,7 +18,10 @@ constexpr int64_t kGrainElements = 1 << 16;  // feature elements below which a s
 
 // Runs rows(begin, end) over the blocks of the schedule, split among torch's threads.
 template <typename Rows>
-void for_each_block(const Tensor& schedule, const GraphSizes& sizes, const Rows& rows) {
+void for_each_block(const Tensor& rowptr, const Tensor& schedule, const GraphSizes& sizes, const Rows& rows) {
+  const int64_t* const offsets = data<const int64_t>(rowptr);  // the rows see that it ascends, but not its ends
+  STD_TORCH_CHECK(offsets[0] == 0 && offsets[sizes.num_nodes] == sizes.num_edges,
+                  "advkern: the graph is damaged: rowptr must ascend from 0 to ", sizes.num_edges);
   const int64_t blocks = schedule.numel() - 1;
   const int64_t* const bounds = data<const int64_t>(schedule);
   STD_TORCH_CHECK(blocks >= 0 && bounds[0] == 0 && bounds[blocks] == sizes.num_nodes,
@@ -66,7 +69,7 @@ Tensor gcn_aggregate_fwd_cpu(const Tensor& rowptr, const Tensor& col, const Tens
                                                    sizes.num_edges,
                                                    sizes.channels,
                                                    activation};
-    for_each_block(schedule, sizes,
+    for_each_block(rowptr, schedule, sizes,
                    [&](int64_t begin, int64_t end) { return ADVKERN_ON_ISA(gcn_aggregate_rows, args, begin, end); });
   });
   return out;
@@ -86,7 +89,7 @@ Tensor gcn_aggregate_edge_dot_cpu(const Tensor& rowptr, const Tensor& col, const
     const EdgeDotArgs<scalar_t, index_t> args{
         data<const int64_t>(rowptr), data<const index_t>(col), data<const scalar_t>(a), data<const scalar_t>(b),
         data<acc_of<scalar_t>>(dot), sizes.num_nodes,          sizes.num_edges,         sizes.channels};
-    for_each_block(schedule, sizes,
+    for_each_block(rowptr, schedule, sizes,
                    [&](int64_t begin, int64_t end) { return ADVKERN_ON_ISA(edge_dot_rows, args, begin, end); });
   });
   return dot;

@@ -301,3 +301,36 @@ def test_large_graph_matches_torch_csr():
     with use_backend("torch"):
         expected = gcn_aggregate(graph, x.double())
     torch.testing.assert_close(gcn_aggregate(graph, x).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_that_begin_to_require_grad_get_the_path_through_the_degrees():
+    """What was kept while they were constants must not stand in for it."""
+    weight = torch.tensor([1.0, 2.0, 3.0])
+    graph = Graph(torch.tensor([0, 1, 2, 3]), torch.tensor([1, 2, 0], dtype=torch.int32), weight)
+    x = torch.ones(3, 1)
+    gcn_aggregate(graph, x, normalize="row")
+    gcn_aggregate(graph, x, normalize="row").sum()
+    weight.requires_grad_()
+    gcn_aggregate(graph, x, normalize="row").sum().backward()
+    torch.testing.assert_close(weight.grad, torch.zeros(3), atol=1e-6, rtol=0)
+
+
+def test_weights_changed_in_place_change_the_degrees():
+    weight = torch.ones(3)
+    graph = Graph(torch.tensor([0, 1, 2, 3]), torch.tensor([1, 2, 0], dtype=torch.int32), weight)
+    before = gcn_aggregate(graph, torch.ones(3, 1), normalize="row")
+    weight.mul_(10)
+    assert torch.equal(gcn_aggregate(graph, torch.ones(3, 1), normalize="row"), before)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("end", "offset"), [(0, 2), (-1, 7)])
+def test_damaged_ends_of_rowptr_end_in_an_error(place, end, offset):
+    """Edges that no row owns would be left unwritten in the gradient of the weights."""
+    graph, x = uniform_graph(5, 9), torch.randn(5, 3)
+    structure = (graph.rowptr, graph.col, graph.schedule)
+    graph.rowptr[end] = offset
+    op = torch.ops.advkern.gcn_aggregate_edge_dot
+    overload = op.torch if place == "torch" else op.default
+    with running_on(place), pytest.raises((RuntimeError, IndexError), match=r"graph is damaged"):
+        overload(*structure, x, x)
