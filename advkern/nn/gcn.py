@@ -25,7 +25,7 @@ class GraphConvolutionLayer(nn.Module):
         bias: whether to add a bias.
         normalize: None (``adj`` as it stands), "sym" (``D^-1/2 A D^-1/2``) or "row" (``D^-1 A``).
         add_self_loops: add a loop of weight 1 to each node that has none.
-        activation: None, "relu" or "elu", which run inside the kernel, or any callable, which runs after it.
+        activation: None, "relu" or "elu" (inside the kernel where the product with ``W`` comes first), or any callable.
 
     Raises:
         ValueError: a size below 1, an unknown normalisation or activation; in the call, shapes that do not fit.
