@@ -41,8 +41,11 @@ def edge_index_as_graph(edge_index: Any, edge_weight: Tensor | None, num_nodes: 
     if isinstance(edge_index, Tensor) and edge_index.layout == torch.strided and not edge_index.is_floating_point():
         graph = _cached(edge_index, lambda ids: from_edge_index(ids, None, num_nodes), num_nodes)
     else:
-        graph = as_graph(edge_index)
-    return graph if edge_weight is None else graph.with_weight(edge_weight)
+        try:
+            graph = as_graph(edge_index)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"edge_index: expected ids of shape [2, num_edges] or an adjacency; {error}") from None
+    return graph if edge_weight is None else graph._with_weight(edge_weight, "edge_weight")
 
 
 # -- the cache: by a tensor's identity and version -------------------------------------------------------------
@@ -202,7 +205,7 @@ def from_edge_index(
     if num_nodes < 0:
         raise ValueError(f"num_nodes: expected a count of at least 0, got {num_nodes}")
     source, target = edge_index
-    return _from_edges(target, source, num_nodes, index_dtype, "edge_index").with_weight(edge_weight)
+    return _from_edges(target, source, num_nodes, index_dtype, "edge_index")._with_weight(edge_weight, "edge_weight")
 
 
 def batch(graphs: Sequence[Graph]) -> Graph:
@@ -289,6 +292,8 @@ def _check_matrix(adj: Tensor, layout: torch.layout) -> None:
         raise ValueError(f"adj: expected layout {layout}, got {adj.layout}")
     if adj.dim() != 2 or adj.shape[0] != adj.shape[1]:
         raise ValueError(f"adj: expected a square matrix, got shape {tuple(adj.shape)}")
+    if layout == torch.sparse_coo and adj.sparse_dim() != 2:
+        raise ValueError(f"adj: expected two sparse dimensions, got {adj.sparse_dim()}")
 
 
 def _check_weight_values(values: Tensor) -> None:

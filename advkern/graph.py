@@ -209,6 +209,8 @@ class Graph:
 
     def degree(self, dtype: torch.dtype = torch.float32) -> Tensor:  # [num_nodes]
         """Return the sum of each row's weights in ``dtype`` (float32 or float64); differentiable in the weights."""
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"dtype: expected torch.float32 or torch.float64, got {dtype}")
         return self._once(("degree", dtype), lambda: self._make_degree(dtype))
 
     def _make_degree(self, dtype: torch.dtype) -> Tensor:
@@ -260,7 +262,10 @@ class Graph:
 
     def with_weight(self, weight: Tensor | None) -> Graph:
         """Return the same structure with other weights, ``[E]`` in the caller's order of edges."""
-        weight = _checked_weight(weight, self._structure)
+        return self._with_weight(weight, "weight")
+
+    def _with_weight(self, weight: Tensor | None, argument: str) -> Graph:
+        weight = _checked_weight(weight, self._structure, argument)
         if weight is not None and self.edge_order is not None:
             weight = weight[self.edge_order]
         return Graph._of(self._structure, weight)
@@ -276,6 +281,8 @@ class Graph:
 
     def to(self, device: torch.device | str) -> Graph:
         """Return the graph on ``device``; itself where it is there already."""
+        if not isinstance(device, (str, int, torch.device)):
+            raise TypeError(f"device: expected a device, got {device!r}")
         device = torch.device(device)
         if self.col.to(device) is self.col:
             return self
@@ -324,18 +331,18 @@ def _check_structure(rowptr: Tensor, col: Tensor) -> None:
         check_ids("col", col, rowptr.numel() - 1)
 
 
-def _checked_weight(weight: Tensor | None, structure: Structure) -> Tensor | None:
+def _checked_weight(weight: Tensor | None, structure: Structure, name: str = "weight") -> Tensor | None:
     if weight is None:
         return None
     if not isinstance(weight, Tensor):
-        raise TypeError(f"weight: expected a tensor, got {type(weight).__name__}")
+        raise TypeError(f"{name}: expected a tensor, got {type(weight).__name__}")
     if weight.shape != structure.col.shape or not weight.is_floating_point():
         raise ValueError(
-            f"weight: expected floats of shape ({structure.col.shape[0]},), one an edge, "
+            f"{name}: expected floats of shape ({structure.col.shape[0]},), one an edge, "
             f"got {weight.dtype} of shape {tuple(weight.shape)}"
         )
     if weight.device != structure.col.device:
-        raise ValueError(f"weight: expected a tensor on {structure.col.device}, as col, got one on {weight.device}")
+        raise ValueError(f"{name}: expected a tensor on {structure.col.device}, as col, got one on {weight.device}")
     return weight.contiguous()
 
 
