@@ -118,5 +118,5 @@ def emulated_cuda() -> Iterator[None]:
     with use_backend({}):  # which forgets on leaving what is chosen here
         for op in ("gcn_aggregate",):
             library(op)
-            backend._choices[op, "cpu"] = "emulated"
+            backend._choices[op, "cpu", None] = "emulated"
         yield
