@@ -99,14 +99,16 @@ class Decision(NamedTuple):
 class Record:
     """What ops chose and what they said of themselves while :func:`recording`."""
 
-    decisions: dict[tuple[str, str, torch.dtype | None], Decision] = field(default_factory=dict)
+    decisions: dict[_Key, Decision] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)  # an ordered set
 
 
+_Key = tuple[str, str, torch.dtype | None]  # op, device type, dtype
+
 _ops: dict[str, _Kernels] = {}
-_forced: dict[str, str] | None = None  # what use_backend asked for; None: ADVKERN_BACKEND, not read yet
-_choices: dict[tuple[str, str, torch.dtype | None], str] = {}  # by op, device type, dtype; torch.compile guards it
-_warned: set[tuple[str, str, torch.dtype | None]] = set()
+_asked: str = os.environ.get("ADVKERN_BACKEND", "")  # or what use_backend asks for, in the same words
+_choices: dict[tuple[str, _Key], str] = {}  # by what was asked for
+_warned: set[_Key] = set()
 _record: Record | None = None
 
 
@@ -188,38 +190,39 @@ def _covers(arch: str, device: tuple[int, int]) -> bool:
 
 def choose(op: str, device_type: str, dtype: torch.dtype | None = None) -> str:
     """Return the backend that ``op`` takes for tensors of a device type and, where kernels differ in it, a dtype."""
-    backend = _choices.get((op, device_type, dtype))
-    return _resolve(op, device_type, dtype) if backend is None else backend
+    return _chosen(_asked, (op, device_type, dtype))
 
 
-def _resolve(op: str, device_type: str, dtype: torch.dtype | None) -> str:
-    key = op, device_type, dtype
-    decision = decide(*key)
+@torch.compiler.assume_constant_result  # torch.compile guards what was asked for, and traces no reasons and warnings
+def _chosen(asked: str, key: _Key) -> str:
+    backend = _choices.get((asked, key))
+    return _resolve(asked, key) if backend is None else backend
+
+
+def _resolve(asked: str, key: _Key) -> str:
+    decision = _decide(asked, *key)
     if _record is not None:
         _record.decisions[key] = decision
     elif decision.backend is None:
-        raise BackendError(f"advkern: {op}: {decision.because}. {_all_reasons(*key)}")
+        raise BackendError(f"advkern: {key[0]}: {decision.because}. {_all_reasons(*key)}")
     elif decision.fallback and key not in _warned:
         _warned.add(key)
-        warnings.warn(f"advkern: {op} falls back to plain PyTorch: {decision.because}", FallbackWarning, stacklevel=2)
-    _choices[key] = decision.backend or "torch"
-    return _choices[key]
+        text = f"advkern: {key[0]} falls back to plain PyTorch: {decision.because}"
+        warnings.warn(text, FallbackWarning, stacklevel=4)
+    return _choices.setdefault((asked, key), decision.backend or "torch")
 
 
-def decide(op: str, device_type: str, dtype: torch.dtype | None = None) -> Decision:
-    """What :func:`choose` does, and why, without doing it."""
+def _decide(asked: str, op: str, device_type: str, dtype: torch.dtype | None) -> Decision:
     kernels = _ops[op].backends
-    default = kernels.get(device_type, "torch")
-    forced = _forced_backends()
-    asked = forced.get(op, forced.get("*"))
-    if asked not in ("torch", *kernels.values()):
-        asked = None  # an op that by design has no such backend keeps its own
-    wanted = asked or default
+    forced = _parse(asked)
+    wish = forced.get(op, forced.get("*", ""))
+    by_default = wish not in ("torch", *kernels.values())  # an op that by design has no such backend keeps its own
+    wanted = kernels.get(device_type, "torch") if by_default else wish
     reason = why_not(op, wanted, device_type, dtype)
     if reason is None:
-        because = "use_backend or ADVKERN_BACKEND asks for it" if asked else f"the default on {device_type}"
+        because = f"the default on {device_type}" if by_default else "use_backend or ADVKERN_BACKEND asks for it"
         return Decision(wanted, because)
-    if asked:
+    if not by_default:
         return Decision(None, f"{wanted} was asked for and cannot run")
     if _strict():
         return Decision(None, f"{wanted} cannot run, and ADVKERN_STRICT allows no fallback")
@@ -254,13 +257,6 @@ def note(op: str, reason: str) -> None:
         _record.notes[f"{op}: {reason}"] = None
 
 
-def _forced_backends() -> dict[str, str]:
-    global _forced
-    if _forced is None:
-        _forced = _parse(os.environ.get("ADVKERN_BACKEND", ""))
-    return _forced
-
-
 def _parse(text: str) -> dict[str, str]:
     """Read ``"torch"`` or ``"gcn_aggregate=torch,vit_attention=triton"``."""
     pairs = [item.rpartition("=") for item in text.split(",") if item.strip()]
@@ -285,22 +281,20 @@ class use_backend(AbstractContextManager["use_backend"]):
     """
 
     def __init__(self, backend: str | Mapping[str, str]) -> None:
-        chosen = {"*": backend} if isinstance(backend, str) else dict(backend)
-        self._chosen = _checked(chosen, "backend")
+        chosen = {"*": backend} if isinstance(backend, str) else backend
+        pairs = _checked(dict(chosen), "backend").items()
+        self._words = ",".join(f"{op}={name}" for op, name in pairs)
+        self._for_all = "*" in chosen
 
     def __enter__(self) -> use_backend:
-        self._previous = _forced_backends()
-        _force(self._previous | self._chosen if "*" not in self._chosen else self._chosen)
+        global _asked
+        self._before = _asked
+        _asked = self._words if self._for_all else f"{_asked},{self._words}"  # of two words for an op the later holds
         return self
 
     def __exit__(self, *exc: object) -> None:
-        _force(self._previous)
-
-
-def _force(forced: dict[str, str] | None) -> None:
-    """Make ``forced`` the choice (None: read the environment again); what was resolved before is forgotten."""
-    global _forced, _choices
-    _forced, _choices = forced, {}
+        global _asked
+        _asked = self._before
 
 
 def info() -> dict[str, Any]:
@@ -323,7 +317,7 @@ def info() -> dict[str, Any]:
 def _outlook(op: str, device: str) -> dict[str, str]:
     """What ``op`` takes on a device, and of each backend whether it can run."""
     try:
-        decision = decide(op, device)
+        decision = _decide(_asked, op, device, None)
         takes = decision.backend or f"nothing: {decision.because}"
     except ValueError as error:  # of what ADVKERN_BACKEND holds
         takes = f"nothing: {error}"

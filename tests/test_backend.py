@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -77,20 +78,52 @@ def test_asked_backend_that_cannot_run_raises_with_every_reason():
     assert "cpu takes tensors on cpu, got meta" in str(error.value)
 
 
-def test_compiled_code_notices_another_choice():
+@pytest.fixture
+def traced():
+    """``compile(function)``, and the overloads of gcn_aggregate that were traced, graph by graph."""
     torch._dynamo.reset()
-    graph, x = uniform_graph(20, 60), torch.randn(20, 4)
-    traced = []
+    graphs = []
 
     def record(module, inputs):
-        traced.append([str(node.target) for node in module.graph.nodes if "gcn_aggregate" in str(node.target)])
+        targets = [str(node.target) for node in module.graph.nodes]
+        graphs.append([target.rpartition(".")[2] for target in targets if "gcn_aggregate" in target])
         return module
 
-    call = torch.compile(lambda x: gcn_aggregate(graph, x), backend=record, fullgraph=True)
-    call(x)
+    return functools.partial(torch.compile, backend=record, fullgraph=True), graphs
+
+
+@pytest.fixture
+def call():
+    graph = uniform_graph(20, 60)
+    gcn_aggregate(graph, torch.zeros(20, 4))  # what a graph derives at its first use would be traced
+    return lambda x: gcn_aggregate(graph, x)
+
+
+@compiled
+def test_compiled_code_notices_another_choice_and_knows_the_first_again(traced, call):
+    compile, graphs = traced
+    compiled_call, x = compile(call), torch.randn(20, 4)
+    compiled_call(x)
     with use_backend("torch"):
-        call(x)
-    assert [calls[0].rpartition(".")[2] for calls in traced][-1] == "torch"
+        compiled_call(x)
+    compiled_call(x)
+    with use_backend("torch"):
+        compiled_call(x)
+    assert graphs == [["default"], ["torch"]]
+
+
+@compiled
+def test_choice_inside_compiled_code(traced, call):
+    compile, graphs = traced
+
+    def inside(x):
+        with use_backend({"gcn_aggregate": "torch"}):
+            y = call(x)
+        return call(y)
+
+    x = torch.randn(20, 4)
+    assert torch.equal(compile(inside)(x), inside(x))
+    assert graphs == [["torch", "default"]]
 
 
 def test_without_the_compiled_part_it_warns_once_and_is_right():
@@ -122,6 +155,18 @@ torch.library.opcheck(torch.ops.advkern.gcn_aggregate_fwd.default, (*structure, 
 assert torch.allclose(torch.compile(call, fullgraph=True)(x), call(x))
 """)
     assert done.returncode == 0, done.stderr
+
+
+def test_without_the_compiled_part_the_first_call_may_be_a_compiled_one():
+    done = run("""
+call = lambda x: gcn_aggregate(graph, x)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    out = torch.compile(call, fullgraph=True, backend="eager")(x)
+assert torch.equal(out, call(x))
+print([w.category.__name__ for w in caught if "gcn_aggregate falls back" in str(w.message)])
+""")
+    assert done.stdout.strip() == "['FallbackWarning']", done.stderr
 
 
 def test_strict_makes_a_fallback_an_error():

@@ -130,7 +130,7 @@ def test_fallback_warns_once_with_the_reason(situation):
     where, pattern = situation
     with pytest.warns(FallbackWarning, match=f"falls back to plain PyTorch: .* cannot run: {pattern}") as caught:
         assert backend.choose(*where) == "torch"
-        with use_backend({}):  # decides anew
+        with use_backend({}):  # chooses anew
             assert backend.choose(*where) == "torch"
     assert len(caught) == 1
 
