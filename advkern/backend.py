@@ -193,10 +193,14 @@ def choose(op: str, device_type: str, dtype: torch.dtype | None = None) -> str:
     return _chosen(_asked, (op, device_type, dtype))
 
 
-@torch.compiler.assume_constant_result  # torch.compile guards what was asked for, and traces no reasons and warnings
 def _chosen(asked: str, key: _Key) -> str:
     backend = _choices.get((asked, key))
     return _resolve(asked, key) if backend is None else backend
+
+
+# A constant of compiled code, which guards what was asked for and traces no reasons and warnings. This is what
+# torch.compiler.assume_constant_result does; calling that imports torch._dynamo, as slow as torch itself.
+_chosen._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _resolve(asked: str, key: _Key) -> str:
