@@ -107,7 +107,7 @@ def bench_training_step(compare, threads, graphs, graph_name):
     }
     if pyg := optional("torch_geometric.nn"):
         model = pyg_gcn(pyg, ours)
-        edge_index = graph.edge_index
+        edge_index = looped.edge_index  # it would merge a node's several loops into one
         candidates["pyg"] = training_step(model, lambda: model(x, edge_index), labels)
 
     def exact():
@@ -140,7 +140,7 @@ def pyg_gcn(pyg, ours: GCN) -> nn.Module:
     class Stack(nn.Module):
         def __init__(self):
             super().__init__()
-            self.layers = nn.ModuleList(pyg.GCNConv(w.shape[0], w.shape[1], cached=True) for w in weights)
+            self.layers = nn.ModuleList(pyg.GCNConv(*w.shape, cached=True, add_self_loops=False) for w in weights)
 
         def forward(self, x, edge_index):
             x = torch.relu(self.layers[0](x, edge_index))
