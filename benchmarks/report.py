@@ -133,7 +133,39 @@ def overhead() -> Iterator[str]:
         )
 
 
+def attention() -> Iterator[str]:
+    """Graph attention, whole layers and models, beside their peers."""
+    for machine, results in _results("gat_attention"):
+        yield f"{machine}, float32. {HOW}"
+        yield ""
+        yield "| work | graph | heads | threads | ours | PyG | PyG, huge pages | other peers | error, ours / PyG |"
+        yield "|---|---|--:|--:|--:|--:|--:|---|--:|"
+        rows = results["rows"]
+        compared = ("advkern", "pyg")
+        chosen = {test: row for test, row in rows.items() if not test.endswith(HUGE) and row["work"] != "memory"}
+        for test, row in sorted(chosen.items(), key=lambda item: (*_order(item[1]), item[1]["heads"])):
+            ratio, errors = row["ratios"], row["errors"]
+            huge = rows.get(test + HUGE, {}).get("ratios", {}).get("pyg")
+            others = ", ".join(f"{name} {value:.1f}x" for name, value in ratio.items() if name not in compared)
+            told = [f"{errors[name]:.0e}" for name in compared if name in errors]
+            shape = f"{row['heads']} x {row['channels']}"
+            yield (
+                f"| {row['work']} | {row['graph']} | {shape} | {row['threads']} | {_ms(row)} | "
+                f"{_times(ratio.get('pyg'))} | {_times(huge)} | {others} | {' / '.join(told)} |"
+            )
+        yield ""
+        for row in results["rows"].values():
+            peaks, shape = row.get("peak_bytes"), f"{row['heads']} x {row['channels']}"
+            if isinstance(peaks, dict):
+                told = ", ".join(f"{name} {peak / 1e6:.0f} MB" for name, peak in peaks.items())
+                yield f"Peak memory of forward and backward, {row['graph']}, {shape}: {told}."
+            elif peaks:
+                yield f"Peak memory of the {row['work']}, {row['graph']}: {peaks / 1e9:.2f} GB beyond its inputs."
+        yield ""
+
+
 TABLES = {
+    "attention": attention,
     "aggregation": aggregation,
     "aggregation_all": aggregation_all,
     "construction": construction,
@@ -156,6 +188,10 @@ def _order(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def _peers(row: dict[str, Any]) -> str:
     return ", ".join(f"{name} {ratio:.1f}x" for name, ratio in row["ratios"].items() if name != "advkern")
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}x"
 
 
 def _ms(row: dict[str, Any]) -> str:

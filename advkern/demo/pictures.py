@@ -15,9 +15,12 @@ with plots.demo_extra():
 
 
 def save(results: Sequence[Result], folder: Path) -> list[Path]:
-    """Write each graph and the training curves into ``folder``, which is there; return the paths."""
+    """Write each graph, attention and the training curves into ``folder``, which is there; return the paths."""
     data = {result.experiment.data.name: result.experiment.data for result in results}
     figures = {f"{name}_graph.png": _graph(each) for name, each in data.items() if each.network is not None}
+    for result in results:
+        if result.experiment.attention is not None:
+            figures[f"{result.row.data}_attention.png"] = _attention(result)
     figures["training_curves.png"] = _curves(results)
     for name, figure in figures.items():
         figure.savefig(folder / name, dpi=150)
@@ -36,6 +39,21 @@ def _graph(data: Data) -> Figure:
         marked=train,
     )
     ax.set_title(f"{data.title}\nringed: the {len(train)} whose label is known in training")
+    return figure
+
+
+def _attention(result: Result) -> Figure:
+    """The attention of one head as a heat map, the nodes in the order of their classes."""
+    experiment = result.experiment
+    assert experiment.attention is not None
+    order = experiment.data.labels.argsort(stable=True).cpu()
+    attention = experiment.attention(result.ours[-1].model).cpu()[order][:, order]
+    figure = Figure(figsize=(7.5, 6), layout="constrained")
+    ax = figure.subplots()
+    figure.colorbar(ax.imshow(attention.numpy(), cmap="magma", interpolation="nearest"), ax=ax)
+    ax.set_title(f"{result.row.model} on {result.row.data}: attention of the first head")
+    ax.set_xlabel("attended to, by class")
+    ax.set_ylabel("node, by class")
     return figure
 
 

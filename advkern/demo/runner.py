@@ -48,6 +48,7 @@ class Experiment:
     epochs: int = 200
     learning_rate: float = 0.01
     weight_decay: float = 5e-4
+    attention: Callable[[nn.Module], Tensor] | None = None  # of our trained model: a map [N, N] for a picture
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Drop-in modules: the tutorial's classes, and PyTorch Geometric's where those are what people have."""
 
+from advkern.nn.gat import GAT, GATConv, GraphAttentionLayer
 from advkern.nn.gcn import GCN, GCNConv, GraphConvolutionLayer
 
-__all__ = ["GCN", "GCNConv", "GraphConvolutionLayer"]
+__all__ = ["GAT", "GCN", "GATConv", "GCNConv", "GraphAttentionLayer", "GraphConvolutionLayer"]

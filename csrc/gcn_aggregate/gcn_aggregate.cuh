@@ -5,10 +5,10 @@
 // and a list of chunks that does not fit them. (Telling the host would need a synchronisation.)
 #pragma once
 
-#include <climits>
 #include <cmath>
 #include <cstdint>
 
+#include "common/csr.cuh"
 #include "common/launch.cuh"
 #include "common/row_tile.cuh"
 #include "common/types.h"
@@ -16,7 +16,6 @@
 
 namespace advkern {
 
-constexpr int64_t kChunkEdges = 256;  // as in advkern/graph.py
 constexpr int kBlockWarps = 4;
 constexpr int kBlockThreads = kBlockWarps * kWarpSize;
 constexpr int kMinBlocks = 5;  // a multiprocessor: leaves registers enough for no spills
@@ -54,27 +53,6 @@ struct GcnAggregateEdgeDotArgs {
 template <typename scalar_t>
 int64_t partial_width(int64_t channels) {
   return int64_t(lanes_of_row<scalar_t>(channels)) * kPack<scalar_t>;
-}
-
-struct EdgeRange {
-  int64_t begin, end;
-  bool valid;
-};
-
-__device__ inline EdgeRange row_edges(const int64_t* rowptr, int64_t row, int64_t num_edges) {
-  const int64_t begin = rowptr[row], end = rowptr[row + 1];
-  return {begin, end, 0 <= begin && begin <= end && end <= num_edges};
-}
-
-// The edges of chunk `k`: not valid where they are no chunk of the row that the list names.
-__device__ inline EdgeRange chunk_edges(const int64_t* rowptr, const int64_t* chunks, int64_t k, int64_t num_nodes,
-                                        int64_t num_edges) {
-  const int64_t row = chunks[2 * k], begin = chunks[2 * k + 1];
-  if (row < 0 || row >= num_nodes) return {0, 0, false};
-  const EdgeRange edges = row_edges(rowptr, row, num_edges);
-  const int64_t end = edges.end - begin > kChunkEdges ? begin + kChunkEdges : edges.end;
-  const bool inside = edges.begin <= begin && begin < edges.end && (begin - edges.begin) % kChunkEdges == 0;
-  return {begin, end, edges.valid && inside};
 }
 
 template <typename acc_t>
@@ -176,19 +154,6 @@ __global__ void __launch_bounds__(kBlockThreads, kMinBlocks)
   tile.store(a.out + row * a.channels, result);
 }
 
-// The number of chunks of the row whose first chunk is the k-th, or 0 where the list is not that row's.
-template <typename scalar_t, typename index_t>
-__device__ int64_t count_chunks(const GcnAggregateFwdArgs<scalar_t, index_t>& a, int64_t k) {
-  const int64_t row = a.chunks[2 * k];
-  if (row < 0 || row >= a.num_nodes) return 0;
-  const EdgeRange edges = row_edges(a.rowptr, row, a.num_edges);
-  const int64_t length = edges.end - edges.begin, count = (length + kChunkEdges - 1) / kChunkEdges;
-  if (!edges.valid || length <= kChunkEdges || count > a.num_chunks - k) return 0;
-  const int64_t* const last = a.chunks + 2 * (k + count - 1);
-  const bool complete = last[0] == row && last[1] == edges.begin + (count - 1) * kChunkEdges;
-  return complete && a.chunks[2 * k + 1] == edges.begin ? count : 0;
-}
-
 // The long rows. A block takes 32 channels of a row: each of its warps adds every kJoinWarps-th chunk, and the first
 // one adds their sums in order.
 template <typename scalar_t, typename index_t>
@@ -200,7 +165,7 @@ __global__ void __launch_bounds__(kJoinWarps* kWarpSize)
   const int64_t offset = int64_t(blockIdx.y) * kWarpSize + lane, channel = first + offset;
   const bool inside = offset < width && channel < a.channels;
   for (int64_t k = blockIdx.x; k < a.num_chunks && a.chunks[2 * k] != a.num_nodes; k += gridDim.x) {
-    const int64_t count = inside ? count_chunks(a, k) : 0;
+    const int64_t count = inside ? count_chunks(a.rowptr, a.chunks, k, a.num_chunks, a.num_nodes, a.num_edges) : 0;
     acc_t sum = 0;
 #pragma unroll 4
     for (int64_t c = warp; c < count; c += kJoinWarps) sum += a.partial[(k + c) * width + offset];
@@ -213,18 +178,6 @@ __global__ void __launch_bounds__(kJoinWarps* kWarpSize)
     }
     __syncthreads();
   }
-}
-
-// The row that owns edge `e`, or -1.
-__device__ inline int64_t row_of_edge(const int64_t* rowptr, int64_t num_nodes, int64_t num_edges, int64_t e) {
-  int64_t row = 0;
-  for (int64_t end = num_nodes; row + 1 < end;) {
-    const int64_t middle = row + (end - row) / 2;
-    (rowptr[middle] <= e ? row : end) = middle;
-  }
-  if (num_nodes == 0) return -1;
-  const EdgeRange edges = row_edges(rowptr, row, num_edges);
-  return edges.valid && edges.begin <= e && e < edges.end ? row : -1;
 }
 
 // dot[e] = <a[i], b[j]> for every stored entry e = (i, j): the derivative by the edge weights; NaN where an id or the
@@ -282,15 +235,6 @@ __global__ void __launch_bounds__(kBlockThreads, kMinBlocks)
   }
 }
 
-inline int64_t blocks_for(int64_t threads, int64_t block) { return (threads + block - 1) / block; }
-
-// Launches kernel(args...) with blocks on the long axis, of which a grid takes 2^31 - 1.
-template <typename Kernel, typename... Args>
-cudaError_t launch_blocks(Kernel kernel, int64_t blocks, cudaStream_t stream, const Args&... args) {
-  if (blocks > INT_MAX) return cudaErrorInvalidConfiguration;
-  return launch(kernel, dim3(unsigned(blocks)), dim3(kBlockThreads), 0, stream, args...);
-}
-
 // Wide rows go by parts, so that the scratch stays small and the part of x that a pass reads stays in the cache.
 template <typename scalar_t, typename index_t>
 cudaError_t launch_gcn_aggregate_fwd(const GcnAggregateFwdArgs<scalar_t, index_t>& a, cudaStream_t stream) {
@@ -302,7 +246,7 @@ cudaError_t launch_gcn_aggregate_fwd(const GcnAggregateFwdArgs<scalar_t, index_t
   const int64_t join_blocks = a.num_chunks < kMaxJoinBlocks ? a.num_chunks : kMaxJoinBlocks;
   for (int64_t first = 0; first < a.channels && blocks > 0; first += width) {
     const int lanes = lanes_of_row<scalar_t>(a.channels - first);
-    cudaError_t error = launch_blocks(kernel, blocks, stream, a, first, lanes, width);
+    cudaError_t error = launch_blocks(kernel, blocks, kBlockThreads, stream, a, first, lanes, width);
     if (error == cudaSuccess && join_blocks > 0)
       error = launch(gcn_aggregate_join_kernel<scalar_t, index_t>,
                      dim3(unsigned(join_blocks), unsigned(blocks_for(width, kWarpSize))), dim3(kJoinWarps * kWarpSize),
@@ -319,7 +263,8 @@ cudaError_t launch_gcn_aggregate_edge_dot(const GcnAggregateEdgeDotArgs<scalar_t
   const bool aligned = rows_are_aligned(t.a, row_bytes) && rows_are_aligned(t.b, row_bytes);
   const auto kernel = aligned ? gcn_aggregate_edge_dot_kernel<true, scalar_t, index_t>
                               : gcn_aggregate_edge_dot_kernel<false, scalar_t, index_t>;
-  return launch_blocks(kernel, blocks_for(t.num_edges, kBlockThreads), stream, t, lanes_of_row<scalar_t>(t.channels));
+  return launch_blocks(kernel, blocks_for(t.num_edges, kBlockThreads), kBlockThreads, stream, t,
+                       lanes_of_row<scalar_t>(t.channels));
 }
 
 }  // namespace advkern

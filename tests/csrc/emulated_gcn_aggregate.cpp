@@ -1,65 +1,20 @@
 // SPDX-License-Identifier: MIT
 // The CUDA kernels of gcn_aggregate under the emulator, for tests/ops/emulated.py: every array is copied between
 // guard pages, the kernel runs, the result is copied back. Each function returns a message, empty where all was well.
-#include <cstdint>
-#include <type_traits>
-
+#include "emulated.h"
 #include "gcn_aggregate/gcn_aggregate.cuh"
 
 namespace {
 
 using namespace advkern;
-using emulator::GuardedArray;
 
 struct Sizes {
   int64_t num_nodes, num_edges, num_chunks, channels;
 };
 
-// A guarded copy, or null for null.
-template <typename T>
-class Input {
- public:
-  Input(const void* values, int64_t count)
-      : copy_(static_cast<const T*>(values), values ? size_t(count) : 0, at_end()), null_(values == nullptr) {}
-  operator const T*() const { return null_ ? nullptr : copy_.data(); }
-
-  static bool at_end() { return emulator::device.order != emulator::Order::reverse; }
-
- private:
-  GuardedArray<T> copy_;
-  bool null_;
-};
-
-template <typename T>
-void copy_out(void* target, const GuardedArray<T>& source, int64_t count) {
-  if (count) std::memcpy(target, static_cast<const void*>(source.data()), size_t(count) * sizeof(T));
-}
-
-// Calls function(scalar, index) with values of the types that the letters name.
-template <typename Function>
-cudaError_t dispatch(int scalar, int index, const Function& function) {
-  const auto with = [&](auto value) { return index == 'i' ? function(value, int32_t{}) : function(value, int64_t{}); };
-  return scalar == 'd'   ? with(double{})
-         : scalar == 'f' ? with(float{})
-         : scalar == 'h' ? with(Half{})
-                         : with(BFloat16{});
-}
-
-const char* message_of(cudaError_t error) {
-  static std::string text;
-  text = error == cudaSuccess ? "" : "error " + std::to_string(int(error)) + ": " + emulator::device.message;
-  return text.c_str();
-}
-
 }  // namespace
 
 extern "C" {
-
-void set_order(int order, unsigned seed) {
-  emulator::device.order = emulator::Order(order);
-  emulator::device.seed = seed;
-  emulator::device.message.clear();
-}
 
 const char* gcn_aggregate_fwd(int scalar, int index, const Sizes* sizes, const void* rowptr, const void* col,
                               const void* chunks, const void* x, const void* weight, const void* row_scale,

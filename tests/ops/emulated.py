@@ -97,7 +97,37 @@ def _gcn_aggregate_edge_dot(rowptr, col, schedule, a, b):
     return dot
 
 
-def _register(table: dict[str, Any], kernel: Callable[..., Tensor], fake: Callable[..., Tensor]) -> None:
+class _GatSizes(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("num_nodes", "num_edges", "num_chunks", "num_chunks_t")),
+        *((name, ctypes.c_int64) for name in ("heads", "channels", "threshold")),
+        ("negative_slope", ctypes.c_double),
+    ]
+
+
+def _gat_attention_fwd(rowptr, col, schedule, h, score_dst, score_src, seed, negative_slope, threshold):
+    chunks = chunks_of_long_rows(rowptr, col.numel())
+    sizes = _GatSizes(h.shape[0], col.numel(), chunks.shape[0], 0, *h.shape[1:], threshold, negative_slope)
+    results = torch.empty_like(h), torch.empty_like(score_dst), torch.empty_like(score_dst)
+    types = SCALARS[h.dtype], INDICES[col.dtype], ctypes.byref(sizes)
+    run("gat_attention", "gat_attention_fwd", *types, rowptr, col, chunks, h, score_dst, score_src, seed, *results)
+    return results
+
+
+def _gat_attention_bwd(rowptr, schedule, rowptr_t, col_t, schedule_t, perm, h, *rest):
+    *tensors, negative_slope, threshold = rest
+    score_dst = tensors[0]
+    chunks, chunks_t = (chunks_of_long_rows(r, col_t.numel()) for r in (rowptr, rowptr_t))
+    counts = (col_t.numel(), chunks.shape[0], chunks_t.shape[0])
+    sizes = _GatSizes(h.shape[0], *counts, *h.shape[1:], threshold, negative_slope)
+    results = torch.empty_like(h), torch.empty_like(score_dst), torch.empty_like(score_dst)
+    types = SCALARS[h.dtype], INDICES[col_t.dtype], ctypes.byref(sizes)
+    graphs = (rowptr, chunks, rowptr_t, col_t, chunks_t, perm)
+    run("gat_attention", "gat_attention_bwd", *types, *graphs, h, *tensors, *results)
+    return results
+
+
+def _register(table: dict[str, Any], kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
     """Add to ``table``, an op's overloads by backend, one that runs ``kernel``."""
     name = kernel.__name__.removeprefix("_")
     torch.library.define(f"{NAMESPACE}::{name}", str(table["cpu"]._schema).partition(name)[2])
@@ -112,12 +142,16 @@ _gcn = sys.modules["advkern.ops.gcn_aggregate"]
 _register(_gcn._FWD, _gcn_aggregate_fwd, _gcn._fwd_fake)
 _register(_gcn._EDGE_DOT, _gcn_aggregate_edge_dot, _gcn._edge_dot_fake)
 
+_gat = sys.modules["advkern.ops.gat_attention"]
+_register(_gat._FWD, _gat_attention_fwd, _gat._fwd_fake)
+_register(_gat._BWD, _gat_attention_bwd, _gat._bwd_fake)
+
 
 @contextmanager
 def emulated_cuda() -> Iterator[None]:
     """Let the ops that have CUDA kernels run these on CPU tensors inside the ``with``."""
     with use_backend({}), patch.dict(backend._choices):  # words of its own, forgotten on leaving
-        for op in ("gcn_aggregate",):
+        for op in ("gcn_aggregate", "gat_attention"):
             library(op)
             backend._choices[backend._asked, (op, "cpu", None)] = "emulated"
         yield

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: MIT
+// Rows of a CSR graph and of matrices. Included inside a kernel's ISA namespace, after common/vec.h, hence no guard.
+
+constexpr int kAhead = 32;  // edges between a prefetch and its use; below ~24 it arrives too late
+constexpr int kLineBytes = 64;
+
+// Edges of row i, or an empty range where rowptr cannot be trusted.
+struct RowEdges {
+  int64_t begin, end;
+  bool valid;
+};
+ADVKERN_INLINE RowEdges row_edges(const int64_t* rowptr, int64_t row, int64_t num_edges) {
+  const int64_t begin = rowptr[row], end = rowptr[row + 1];
+  if (begin < 0 || begin > end || end > num_edges) return {0, 0, false};
+  return {begin, end, true};
+}
+
+// A full vector, unless that would read past the end of the whole matrix.
+template <typename scalar_t>
+ADVKERN_INLINE auto load_inside(const scalar_t* p, const scalar_t* limit) {
+  return limit - p >= kLanes<acc_of<scalar_t>> ? load(p) : load_part(p, limit - p);
+}
+
+// Brings `bytes` from element `offset` of `base` nearer, the line of the last one too: rows begin anywhere. The offset
+// may come of a bad id (a prefetch of a wrong address is harmless), so the sum is taken in unsigned integers.
+template <typename scalar_t>
+ADVKERN_INLINE void prefetch(const scalar_t* base, uint64_t offset, int64_t bytes) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(base) + offset * sizeof(scalar_t);
+  for (int64_t line = 0; line < bytes; line += kLineBytes)
+    __builtin_prefetch(reinterpret_cast<const char*>(address + uintptr_t(line)));
+  __builtin_prefetch(reinterpret_cast<const char*>(address + uintptr_t(bytes - 1)));
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: MIT
+// CPU glue of gat_attention: check, allocate, pick type and instruction set, split the rows among torch's threads.
+#include <atomic>
+#include <memory>
+
+#include "common/check.h"
+#include "common/dispatch.h"
+#include "common/isa.h"
+#include "common/memory.h"
+#include "common/parallel.h"
+
+#define ADVKERN_KERNEL "gat_attention/gat_attention_cpu.h"
+#include "common/for_each_isa.h"
+#include "gat_attention/gat_attention_check.h"
+
+namespace advkern {
+namespace {
+
+constexpr int64_t kGrainElements = 1 << 16;  // feature elements below which a second thread costs more than it saves
+
+// The blocks of rows into which a CPU schedule splits a graph.
+class Blocks {
+ public:
+  Blocks(const Tensor& rowptr, const Tensor& schedule, const GatSizes& sizes) : sizes_(sizes) {
+    check_vector(schedule, "schedule", schedule.numel(), ScalarType::Long, rowptr);
+    rowptr_ = data<const int64_t>(rowptr);
+    STD_TORCH_CHECK(rowptr_[0] == 0 && rowptr_[sizes.num_nodes] == sizes.num_edges,
+                    "advkern: the graph is damaged: rowptr must ascend from 0 to ", sizes.num_edges);
+    count_ = schedule.numel() - 1;
+    bounds_ = data<const int64_t>(schedule);
+    STD_TORCH_CHECK(count_ >= 0 && bounds_[0] == 0 && bounds_[count_] == sizes.num_nodes,
+                    "advkern: schedule must lead from row 0 to row ", sizes.num_nodes);
+    for (int64_t k = 0; k < count_; ++k)
+      STD_TORCH_CHECK(bounds_[k] <= bounds_[k + 1] && bounds_[k + 1] <= sizes.num_nodes,
+                      "advkern: schedule must lead from row 0 to row ", sizes.num_nodes);
+  }
+
+  // Runs rows(begin, end, scratch, most_edges) over all blocks, split among torch's threads.
+  template <typename acc_t, typename Rows>
+  void run(const Rows& rows) const {
+    const int64_t elements = (sizes_.num_nodes + sizes_.num_edges) * sizes_.heads * sizes_.channels + 1;
+    std::atomic<bool> valid{true};
+    parallel_for(0, count_, count_ * kGrainElements / elements + 1, [&](int64_t first, int64_t last) {
+      const int64_t most = longest_row(bounds_[first], bounds_[last]);
+      const int64_t bytes = gat_scratch_bytes<acc_t>(most, sizes_.heads, sizes_.channels);
+      const std::unique_ptr<char[]> memory(new char[size_t(bytes) + kAlign]);
+      char* const scratch = memory.get() + kAlign - reinterpret_cast<uintptr_t>(memory.get()) % kAlign;
+      for (int64_t k = first; k < last; ++k)
+        if (!rows(bounds_[k], bounds_[k + 1], scratch, most)) valid = false;
+    });
+    STD_TORCH_CHECK(valid, "advkern: the graph is damaged: col must lie in [0, ", sizes_.num_nodes,
+                    ") and rowptr must ascend from 0 to ", sizes_.num_edges);
+  }
+
+ private:
+  static constexpr size_t kAlign = 64;
+
+  int64_t longest_row(int64_t begin, int64_t end) const {
+    int64_t most = 0;
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t edges = rowptr_[row + 1] - rowptr_[row];
+      if (edges > most && rowptr_[row] >= 0 && rowptr_[row + 1] <= sizes_.num_edges) most = edges;
+    }
+    return most;
+  }
+
+  GatSizes sizes_;
+  const int64_t *rowptr_, *bounds_;
+  int64_t count_;
+};
+
+Tensor with_huge_pages(Tensor fresh) {
+  advise_huge_pages(fresh.data_ptr(), size_t(fresh.numel()) * fresh.element_size());
+  return fresh;
+}
+
+GatDropout dropout_of(const std::optional<Tensor>& seed, int64_t threshold) {
+  return {uint64_t(threshold), threshold ? uint64_t(*data<const int64_t>(*seed)) : 0};
+}
+
+std::tuple<Tensor, Tensor, Tensor> gat_attention_fwd_cpu(const Tensor& rowptr, const Tensor& col,
+                                                         const Tensor& schedule, const Tensor& h,
+                                                         const Tensor& score_dst, const Tensor& score_src,
+                                                         const std::optional<Tensor>& seed, double negative_slope,
+                                                         int64_t threshold) {
+  const GatSizes sizes = check_gat(rowptr, col, h, score_dst, score_src, seed, threshold);
+  const Blocks blocks(rowptr, schedule, sizes);
+  Tensor out = with_huge_pages(torch::stable::empty_like(h));
+  Tensor row_max = with_huge_pages(torch::stable::empty_like(score_dst)),
+         row_sum = with_huge_pages(torch::stable::empty_like(score_dst));
+  dispatch(h.scalar_type(), col.scalar_type(), [&](auto scalar, auto index) {
+    using scalar_t = decltype(scalar);
+    using index_t = decltype(index);
+    using acc_t = acc_of<scalar_t>;
+    const GatAttentionFwdArgs<scalar_t, index_t> args{data<const int64_t>(rowptr),
+                                                      data<const index_t>(col),
+                                                      data<const scalar_t>(h),
+                                                      data<const acc_t>(score_dst),
+                                                      data<const acc_t>(score_src),
+                                                      data<scalar_t>(out),
+                                                      data<acc_t>(row_max),
+                                                      data<acc_t>(row_sum),
+                                                      sizes.num_nodes,
+                                                      sizes.num_edges,
+                                                      sizes.heads,
+                                                      sizes.channels,
+                                                      acc_t(negative_slope),
+                                                      dropout_of(seed, threshold)};
+    blocks.run<acc_t>([&](int64_t begin, int64_t end, char* scratch, int64_t most_edges) {
+      return ADVKERN_ON_ISA(gat_attention_rows, args, begin, end, scratch, most_edges);
+    });
+  });
+  return {out, row_max, row_sum};
+}
+
+std::tuple<Tensor, Tensor, Tensor> gat_attention_bwd_cpu(
+    const Tensor& rowptr, const Tensor& schedule, const Tensor& rowptr_t, const Tensor& col_t, const Tensor& schedule_t,
+    const Tensor& perm, const Tensor& h, const Tensor& score_dst, const Tensor& score_src,
+    const std::optional<Tensor>& seed, const Tensor& out, const Tensor& row_max, const Tensor& row_sum,
+    const Tensor& grad, const std::optional<Tensor>& grad_sum, double negative_slope, int64_t threshold) {
+  const GatSizes sizes = check_gat(rowptr_t, col_t, h, score_dst, score_src, seed, threshold);
+  check_gat_backward(sizes, rowptr, perm, h, score_dst, out, row_max, row_sum, grad, grad_sum);
+  const Blocks rows(rowptr, schedule, sizes), sources(rowptr_t, schedule_t, sizes);
+  Tensor grad_h = with_huge_pages(torch::stable::empty_like(h));
+  Tensor grad_dst = with_huge_pages(torch::stable::empty_like(score_dst));
+  Tensor grad_src = with_huge_pages(torch::stable::empty_like(score_dst));
+  const Tensor node = with_huge_pages(torch::stable::new_empty(score_dst, {sizes.num_nodes, kNodeValues, sizes.heads}));
+  const Tensor grad_score = with_huge_pages(torch::stable::new_empty(score_dst, {sizes.num_edges, sizes.heads}));
+  dispatch(h.scalar_type(), col_t.scalar_type(), [&](auto scalar, auto index) {
+    using scalar_t = decltype(scalar);
+    using index_t = decltype(index);
+    using acc_t = acc_of<scalar_t>;
+    const GatAttentionBwdArgs<scalar_t, index_t> args{data<const int64_t>(rowptr),
+                                                      data<const int64_t>(rowptr_t),
+                                                      data<const index_t>(col_t),
+                                                      data<const int64_t>(perm),
+                                                      data<const scalar_t>(h),
+                                                      data<const acc_t>(score_dst),
+                                                      data<const acc_t>(score_src),
+                                                      data<const scalar_t>(out),
+                                                      data<const acc_t>(row_max),
+                                                      data<const acc_t>(row_sum),
+                                                      data<const scalar_t>(grad),
+                                                      data_or_null<acc_t>(grad_sum),
+                                                      data<scalar_t>(grad_h),
+                                                      data<acc_t>(grad_dst),
+                                                      data<acc_t>(grad_src),
+                                                      data<acc_t>(node),
+                                                      data<acc_t>(grad_score),
+                                                      sizes.num_nodes,
+                                                      sizes.num_edges,
+                                                      sizes.heads,
+                                                      sizes.channels,
+                                                      acc_t(negative_slope),
+                                                      dropout_of(seed, threshold)};
+    rows.run<acc_t>([&](int64_t begin, int64_t end, char* scratch, int64_t most_edges) {
+      return ADVKERN_ON_ISA(gat_attention_node_rows, args, begin, end, scratch, most_edges);
+    });
+    sources.run<acc_t>([&](int64_t begin, int64_t end, char* scratch, int64_t most_edges) {
+      return ADVKERN_ON_ISA(gat_attention_source_rows, args, begin, end, scratch, most_edges);
+    });
+    rows.run<acc_t>([&](int64_t begin, int64_t end, char* scratch, int64_t most_edges) {
+      return ADVKERN_ON_ISA(gat_attention_target_rows, args, begin, end, scratch, most_edges);
+    });
+  });
+  return {grad_h, grad_dst, grad_src};
+}
+
+}  // namespace
+}  // namespace advkern
+
+STABLE_TORCH_LIBRARY_IMPL(advkern, CPU, m) {
+  m.impl("gat_attention_fwd", TORCH_BOX(&advkern::gat_attention_fwd_cpu));
+  m.impl("gat_attention_bwd", TORCH_BOX(&advkern::gat_attention_bwd_cpu));
+}
