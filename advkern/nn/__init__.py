@@ -1,5 +1,6 @@
 """Drop-in modules: the tutorial's classes, and PyTorch Geometric's where those are what people have."""
 
 from advkern.nn.gcn import GCN, GCNConv, GraphConvolutionLayer
+from advkern.nn.ode import NeuralODE, ODEFunc
 
-__all__ = ["GCN", "GCNConv", "GraphConvolutionLayer"]
+__all__ = ["GCN", "GCNConv", "GraphConvolutionLayer", "NeuralODE", "ODEFunc"]
