@@ -50,19 +50,24 @@ struct Call {
   Call(const Rk4Tensors& t, const std::vector<int64_t>& save_at, const std::vector<double>& tableau, int64_t every,
        const Rk4Sizes& sizes) {
     const int64_t count = sizes.hidden * sizes.dim;
-    packed = zeros<acc_t>(4 * count);
+    packed = zeros<acc_t>(5 * count);
     acc_t *const weight1 = packed.get(), *const weight2 = weight1 + count;
     weight1_t = weight2 + count;
     weight2_t = weight1_t + count;
+    acc_t* const units2 = weight2_t + count;
     const acc_t *const w1 = data<const acc_t>(t.weight1), *const w2 = data<const acc_t>(t.weight2);
     ADVKERN_ON_ISA(rk4_pack, w1, sizes.hidden, sizes.dim, false, weight1);
     ADVKERN_ON_ISA(rk4_pack, w2, sizes.dim, sizes.hidden, false, weight2);
     ADVKERN_ON_ISA(rk4_pack, w1, sizes.dim, sizes.hidden, true, weight1_t);
     ADVKERN_ON_ISA(rk4_pack, w2, sizes.hidden, sizes.dim, true, weight2_t);
+    for (int64_t i = 0; i < sizes.hidden; ++i)
+      for (int64_t d = 0; d < sizes.dim; ++d) units2[i * sizes.dim + d] = w2[d * sizes.hidden + i];
     p = {weight1,
          data<const acc_t>(t.bias1),
          weight2,
          data<const acc_t>(t.bias2),
+         w1,
+         units2,
          data<const acc_t>(t.h),
          save_at.data(),
          sizes.samples,
@@ -118,14 +123,15 @@ std::tuple<Tensor, Tensor> rk4_fwd_cpu(const Tensor& y, const Tensor& weight1, c
 template <typename acc_t>
 struct GroupSums {
   int64_t groups, lanes, padded, matrix, size;
-  bool h_shared;
+  bool h_shared, small;
   std::unique_ptr<acc_t[], FreeDeleter> data;
 
   explicit GroupSums(const Call<acc_t>& call) {
     const Rk4Problem<acc_t>& p = call.p;
     lanes = ADVKERN_ON_ISA(rk4_lanes<acc_t>);
     padded = ADVKERN_ON_ISA(rk4_padded<acc_t>, p.dim);
-    matrix = p.hidden * padded;
+    small = ADVKERN_ON_ISA(rk4_is_small, p.dim);
+    matrix = p.hidden * (small ? p.dim * lanes : padded);
     h_shared = !p.h_per_sample;
     size = 2 * matrix + (p.hidden + p.dim + (h_shared ? p.steps : 0)) * lanes;
     const int64_t affordable = kMaxSums / size > 8 ? kMaxSums / size : 8;
@@ -141,9 +147,15 @@ struct GroupSums {
     return {start, start + matrix, bias1, bias2, bias2 + p.dim * lanes};
   }
 
-  acc_t weight(int64_t which, int64_t row, int64_t d) const {
+  // The sum over the groups, and of few dimensions over the lanes, of one weight's gradient.
+  acc_t weight(int64_t which, int64_t unit, int64_t dim, int64_t d) const {
     acc_t sum = 0;
-    for (int64_t g = 0; g < groups; ++g) sum += data[g * size + which * matrix + row * padded + d];
+    const acc_t* const first = data.get() + which * matrix;
+    if (small) {
+      ADVKERN_ON_ISA(rk4_sum_lanes, first + (unit * dim + d) * lanes, groups, size, 1, &sum);
+    } else {
+      for (int64_t g = 0; g < groups; ++g) sum += first[g * size + unit * padded + d];
+    }
     return sum;
   }
 };
@@ -181,8 +193,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rk4_bwd_cpu(
 
     for (int64_t i = 0; i < p.hidden; ++i)
       for (int64_t d = 0; d < p.dim; ++d) {
-        data<acc_t>(grad_w1)[i * p.dim + d] = sums.weight(0, i, d);
-        data<acc_t>(grad_w2)[d * p.hidden + i] = sums.weight(1, i, d);
+        data<acc_t>(grad_w1)[i * p.dim + d] = sums.weight(0, i, p.dim, d);
+        data<acc_t>(grad_w2)[d * p.hidden + i] = sums.weight(1, i, p.dim, d);
       }
     const Rk4Sums<acc_t> first = sums.of(0, p);
     ADVKERN_ON_ISA(rk4_sum_lanes, first.bias1, groups, sums.size, p.hidden, data<acc_t>(grad_b1));

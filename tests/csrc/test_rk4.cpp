@@ -86,7 +86,7 @@ double total(const Problem& p, const Values& factor) {
 // The kernel's arrays in its own type, and a call.
 template <typename acc_t>
 struct Run {
-  std::vector<acc_t> y, bias1, bias2, h, packed[4], out, checkpoints, scratch;
+  std::vector<acc_t> y, bias1, bias2, h, packed[4], units1, units2, out, checkpoints, scratch;
   std::vector<int64_t> save_at;
   Rk4Problem<acc_t> p;
 
@@ -94,6 +94,9 @@ struct Run {
     const auto cast = [](const Values& v) { return std::vector<acc_t>(v.begin(), v.end()); };
     y = cast(q.y), bias1 = cast(q.bias1), bias2 = cast(q.bias2), h = cast(q.h);
     const auto w1 = cast(q.weight1), w2 = cast(q.weight2);
+    units1 = w1, units2 = w2;
+    for (int64_t i = 0; i < q.hidden; ++i)
+      for (int64_t d = 0; d < q.dim; ++d) units2[size_t(i * q.dim + d)] = w2[size_t(d * q.hidden + i)];
     for (auto& weights : packed) weights.resize(w1.size());
     ADVKERN_ON_ISA(rk4_pack, w1.data(), q.hidden, q.dim, false, packed[0].data());
     ADVKERN_ON_ISA(rk4_pack, w2.data(), q.dim, q.hidden, false, packed[1].data());
@@ -103,6 +106,8 @@ struct Run {
          bias1.data(),
          packed[1].data(),
          bias2.data(),
+         units1.data(),
+         units2.data(),
          h.data(),
          save_at.data(),
          q.samples,
@@ -163,7 +168,9 @@ int check_backward(const Problem& p, std::mt19937& random) {
   const Values factor = random_problem(p.samples, p.dim, 1, 1, random).y;
   const int64_t lanes = ADVKERN_ON_ISA(rk4_lanes<double>), padded = ADVKERN_ON_ISA(rk4_padded<double>, p.dim);
   const auto size = [](int64_t count) { return Values(static_cast<size_t>(count)); };
-  Values w1 = size(p.hidden * padded), w2 = w1, b1 = size(p.hidden * lanes), b2 = size(p.dim * lanes);
+  const bool small = ADVKERN_ON_ISA(rk4_is_small, p.dim);
+  Values w1 = size(p.hidden * (small ? p.dim * lanes : padded)), w2 = w1, b1 = size(p.hidden * lanes),
+         b2 = size(p.dim * lanes);
   Values h = size(p.steps * lanes), grad_y(p.y.size());
   const Rk4Sums<double> sums{w1.data(), w2.data(), b1.data(), b2.data(), h.data()};
   const Rk4Backward<double> io{factor.data(),        run.checkpoints.data(), run.packed[2].data(),
@@ -172,10 +179,16 @@ int check_backward(const Problem& p, std::mt19937& random) {
 
   double along = 0;
   for (size_t e = 0; e < grad_y.size(); ++e) along += grad_y[e] * direction.y[e];
+  const auto weight_sum = [&](const Values& sums_of, int64_t i, int64_t d) {
+    if (!small) return sums_of[size_t(i * padded + d)];
+    double sum = 0;
+    for (int64_t lane = 0; lane < lanes; ++lane) sum += sums_of[size_t((i * p.dim + d) * lanes + lane)];
+    return sum;
+  };
   for (int64_t i = 0; i < p.hidden; ++i)
     for (int64_t d = 0; d < p.dim; ++d)
-      along += w1[size_t(i * padded + d)] * direction.weight1[size_t(i * p.dim + d)] +
-               w2[size_t(i * padded + d)] * direction.weight2[size_t(d * p.hidden + i)];
+      along += weight_sum(w1, i, d) * direction.weight1[size_t(i * p.dim + d)] +
+               weight_sum(w2, i, d) * direction.weight2[size_t(d * p.hidden + i)];
   const auto add_lanes = [&](const Values& lane_sums, const Values& towards) {
     for (size_t k = 0; k < lane_sums.size(); ++k) along += lane_sums[k] * towards[k / size_t(lanes)];
   };
