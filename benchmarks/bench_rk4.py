@@ -141,7 +141,7 @@ def steps() -> dict[str, Callable[[Callable, Tensor], Tensor]]:
         "advkern": lambda func, y: rk4_step(func, 0.0, y, LENGTH),
         "loop": lambda func, y: textbook_step(func, 0.0, y, LENGTH),
         "torchdiffeq": lambda func, y: (
-            y + rk4_alt_step_func(lambda t, y, perturb: func(t, y), start, LENGTH, start + LENGTH, y)
+            y + rk4_alt_step_func(lambda t, y, perturb=None: func(t, y), start, LENGTH, start + LENGTH, y)
         ),
     }
 
