@@ -29,23 +29,35 @@ def _scale_reference(grad, factor):
     return torch.stack([(f * grad.to(reference.accumulation_dtype(grad.dtype))).to(grad.dtype) for f in factor])
 
 
+def _combine_fake(y, factor, *k):
+    return torch.empty_like(y, memory_format=torch.contiguous_format)
+
+
+def _scale_fake(grad, factor):
+    return grad.new_empty(len(factor), *grad.shape)
+
+
+def _dot_fake(grad, factor, *k):
+    return grad.new_empty((), dtype=torch.float64)
+
+
 _COMBINE = define(
     "rk4_combine",
     f"(Tensor y, {_STAGES}) -> Tensor",
     _combine_reference,
-    lambda y, *_: torch.empty_like(y, memory_format=torch.contiguous_format),
+    _combine_fake,
 )
 _SCALE = define(
     "rk4_scale",
     "(Tensor grad, float[] factor) -> Tensor",
     _scale_reference,
-    lambda grad, factor: grad.new_empty(len(factor), *grad.shape),
+    _scale_fake,
 )
 _DOT = define(
     "rk4_dot",
     f"(Tensor grad, {_STAGES}) -> Tensor",
     _dot_reference,
-    lambda grad, *_: grad.new_empty((), dtype=torch.float64),
+    _dot_fake,
 )
 
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

@@ -109,7 +109,7 @@ class StateKeepsItsType:
 
 class TestRk4(StateKeepsItsType, OpSuite):
     op = "rk4"
-    places = tuple(PLACES)
+    places = (*PLACES, EMULATED)
     case_names = tuple(CASES)
     compiled_case_names = ("tutorial", "own_lengths", "wide")
     small_case_names = ("small", "small_38", "small_own")
@@ -247,7 +247,7 @@ def step_case(shape) -> Case:
 
 class TestRk4Step(StateKeepsItsType, OpSuite):
     op = "rk4"
-    places = tuple(PLACES)
+    places = (*PLACES, EMULATED)
     case_names = tuple(STEP_CASES)
     compiled_case_names = ("vector", "matrix")
     small_case_names = ("small",)
