@@ -117,6 +117,7 @@ struct Rk4Tile {
         part[r] = w + (row + r < rows ? row + r : row) * row_stride;
         sum[r] = 0;
       }
+#pragma unroll 2  // more spill, backward
       for (int64_t j = 0; j < depth; ++j) {
         const acc_t value = x[j * kWarpSize + lane];
 #pragma unroll
@@ -132,6 +133,7 @@ struct Rk4Tile {
   __device__ void take_step(const acc_t* y, acc_t* x, acc_t* a, acc_t* k, int64_t stride, int64_t a_stride,
                             int64_t k_stride, int64_t n, acc_t* next) const {
     const acc_t length = h(n);
+#pragma unroll 1
     for (int i = 0; i < p.stages; ++i) {
       acc_t* const slope = k + i * k_stride;
       acc_t* const active = a + i * a_stride;
@@ -220,6 +222,7 @@ struct Rk4Reverse {
     const int64_t state = p.state();
     const acc_t h = t.h(n);
     acc_t grad_h = 0;
+#pragma unroll 1
     for (int i = p.stages - 1; i >= 0; --i) {
       acc_t *const x = stage_of(step, i), *const k = x + state, *const a = k + state;
       t.own_rows([&](int64_t, int64_t at) {
@@ -264,6 +267,7 @@ struct Rk4Reverse {
     for (int64_t tile = threadIdx.x; tile < tiles; tile += kRk4Threads) {
       const int64_t i = tile / across * kSide, j = tile % across * kSide;
       acc_t sum[kSide][kSide] = {};
+#pragma unroll 1  // all lanes at once would not fit the registers
       for (int l = 0; l < kWarpSize; ++l) {
         acc_t row[kSide], column[kSide];
 #pragma unroll
@@ -287,6 +291,7 @@ struct Rk4Reverse {
   __device__ void add_lanes(const acc_t* values, int64_t rows, acc_t* into) const {
     for (int64_t row = threadIdx.x; row < rows; row += kRk4Threads) {
       acc_t sum = 0;
+#pragma unroll 4
       for (int l = 0; l < kWarpSize; ++l) sum += values[row * kWarpSize + l];
       into[row] += sum;
     }
