@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // out[i] = act(s_i * sum_{e in row i} w_e c_j x[j] + b),  j = col[e].
-// A row at a time, its sums in registers over a tile of up to kMaxVecs vectors of features; the rows that later
-// edges will need are prefetched. Torch-free; included once per instruction set by common/for_each_isa.h.
+// A row at a time, its sums in registers over a tile of up to kMaxVecs vectors of features; features of one vector
+// go by in batches of rows. The rows that later edges will need are prefetched. Torch-free; included once per
+// instruction set by common/for_each_isa.h.
 #ifndef ADVKERN_GCN_AGGREGATE_CPU_H
 #define ADVKERN_GCN_AGGREGATE_CPU_H
 namespace advkern {
@@ -36,9 +37,11 @@ namespace advkern::ADVKERN_ISA {
 
 #include "common/vec.h"
 
-constexpr int kMaxVecs = 8;  // vectors of features a tile holds in registers; 16 gain nothing
-constexpr int kAhead = 32;   // edges between a prefetch and its use; below ~24 it arrives too late
+constexpr int kMaxVecs = ADVKERN_VECTOR_BYTES == 64 ? 16 : 8;  // vectors of features a tile holds in registers
+constexpr int kAhead = 32;  // edges between a prefetch and its use; below ~24 it arrives too late
 constexpr int kLineBytes = 64;
+constexpr int kBatchRows = 128;  // a batch's sums and starts stay in the first-level cache
+constexpr int kBatchEdges = 512;
 
 // Edges of row i, or an empty range where rowptr cannot be trusted.
 struct RowEdges {
@@ -57,84 +60,208 @@ ADVKERN_INLINE auto load_inside(const scalar_t* p, const scalar_t* limit) {
   return limit - p >= kLanes<acc_of<scalar_t>> ? load(p) : load_part(p, limit - p);
 }
 
-// Brings `bytes` from element `offset` of `base` nearer. The offset may come of a bad id (a prefetch of a wrong
-// address is harmless), so the sum is taken in unsigned integers.
+// Brings `bytes` from element `offset` of `base` nearer, the line of the last one too: rows begin anywhere. The offset
+// may come of a bad id (a prefetch of a wrong address is harmless), so the sum is taken in unsigned integers.
 template <typename scalar_t>
 ADVKERN_INLINE void prefetch(const scalar_t* base, uint64_t offset, int64_t bytes) {
   const uintptr_t address = reinterpret_cast<uintptr_t>(base) + offset * sizeof(scalar_t);
   for (int64_t line = 0; line < bytes; line += kLineBytes)
     __builtin_prefetch(reinterpret_cast<const char*>(address + uintptr_t(line)));
+  __builtin_prefetch(reinterpret_cast<const char*>(address + uintptr_t(bytes - 1)));
+}
+
+// The id whose row will be needed kAhead edges after edge e.
+template <typename index_t>
+ADVKERN_INLINE uint64_t id_ahead(const index_t* col, int64_t e, int64_t num_edges) {
+  return uint64_t(col[e + kAhead < num_edges ? e + kAhead : num_edges - 1]);
+}
+
+template <typename acc_t>
+ADVKERN_INLINE Vec<acc_t> relu(Vec<acc_t> v) {
+  return v < 0 ? Vec<acc_t>{} : v;  // NaN passes through
 }
 
 template <typename acc_t>
 ADVKERN_INLINE Vec<acc_t> activate(Vec<acc_t> v, int64_t activation) {
-  if (activation == 1) return v < 0 ? Vec<acc_t>{} : v;  // relu; NaN passes through
-  if (activation == 2)                                   // elu
+  if (activation == 1) return relu<acc_t>(v);
+  if (activation == 2)  // elu
     for (int k = 0; k < kLanes<acc_t>; ++k) v[k] = v[k] > 0 ? v[k] : ::expm1(v[k]);
   return v;
 }
 
-// Row i, features [first, first + kVecs * lanes). False where an id or an offset is out of range.
+// out = act(s_i * sum + b), of row i, one vector of features from `first` on.
+template <typename scalar_t, typename index_t>
+ADVKERN_INLINE void finish(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t row, int64_t first,
+                           Vec<acc_of<scalar_t>> sum) {
+  const int64_t left = a.channels - first;
+  if (a.row_scale) sum *= a.row_scale[row];
+  if (a.bias) sum += load_part(a.bias + first, left);
+  store_part(a.out + row * a.channels + first, activate<acc_of<scalar_t>>(sum, a.activation), left);
+}
+
+// The same for a whole tile, by a call: what keeps the compiler from keeping sums in registers stays out of its loops.
+template <typename scalar_t, typename index_t>
+__attribute__((noinline)) static void finish_tile(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t row,
+                                                  int64_t first, const Vec<acc_of<scalar_t>>* sum, int vecs) {
+  for (int k = 0; k < vecs; ++k) finish(a, row, first + k * kLanes<acc_of<scalar_t>>, sum[k]);
+}
+
+// Rows [begin, end), features [first, first + kVecs * lanes). False where an id or an offset is out of range.
+// The loop over the rows is in here: a call a row costs a third more at 256 channels, where the stores wait for memory.
 template <int kVecs, typename scalar_t, typename index_t>
-static bool aggregate_tile(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t row, int64_t first) {
+static bool aggregate_tile(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t begin, int64_t end, int64_t first) {
   using acc_t = acc_of<scalar_t>;
   constexpr int lanes = kLanes<acc_t>;
-  const RowEdges edges = row_edges(a.rowptr, row, a.num_edges);
   const scalar_t* const limit = a.x + a.num_nodes * a.channels;
-  bool valid = edges.valid;
-
-  Vec<acc_t> sum[kVecs];
-#pragma GCC unroll 8
-  for (int k = 0; k < kVecs; ++k) sum[k] = Vec<acc_t>{};
-  for (int64_t e = edges.begin; e < edges.end; ++e) {
-    const uint64_t ahead = uint64_t(a.col[e + kAhead < a.num_edges ? e + kAhead : a.num_edges - 1]);
-    prefetch(a.x, ahead * uint64_t(a.channels) + uint64_t(first), kVecs * lanes * int64_t(sizeof(scalar_t)));
-    const int64_t j = a.col[e];
-    if (uint64_t(j) >= uint64_t(a.num_nodes)) {
-      valid = false;
-      continue;
+  const bool simple = a.channels - first >= kVecs * lanes && a.activation != 2;
+  bool valid = true;
+  for (int64_t row = begin; row < end; ++row) {
+    const RowEdges edges = row_edges(a.rowptr, row, a.num_edges);
+    valid &= edges.valid;
+    Vec<acc_t> sum[kVecs];
+#pragma GCC unroll 16
+    for (int k = 0; k < kVecs; ++k) sum[k] = Vec<acc_t>{};
+    for (int64_t e = edges.begin; e < edges.end; ++e) {
+      prefetch(a.x, id_ahead(a.col, e, a.num_edges) * uint64_t(a.channels) + uint64_t(first),
+               kVecs * lanes * int64_t(sizeof(scalar_t)));
+      const int64_t j = a.col[e];
+      if (uint64_t(j) >= uint64_t(a.num_nodes)) {
+        valid = false;
+        continue;
+      }
+      acc_t coefficient = a.weight ? a.weight[e] : acc_t(1);
+      if (a.col_scale) coefficient *= a.col_scale[j];
+      const scalar_t* const source = a.x + j * a.channels + first;
+#pragma GCC unroll 16
+      for (int k = 0; k < kVecs - 1; ++k) sum[k] += coefficient * load(source + k * lanes);
+      sum[kVecs - 1] += coefficient * load_inside(source + (kVecs - 1) * lanes, limit);
     }
-    acc_t coefficient = a.weight ? a.weight[e] : acc_t(1);
-    if (a.col_scale) coefficient *= a.col_scale[j];
-    const scalar_t* const source = a.x + j * a.channels + first;
-#pragma GCC unroll 8
-    for (int k = 0; k < kVecs - 1; ++k) sum[k] += coefficient * load(source + k * lanes);
-    sum[kVecs - 1] += coefficient * load_inside(source + (kVecs - 1) * lanes, limit);
-  }
 
-  scalar_t* const target = a.out + row * a.channels + first;
-#pragma GCC unroll 8
-  for (int k = 0; k < kVecs; ++k) {
-    const int64_t left = a.channels - first - k * lanes;
-    if (a.row_scale) sum[k] *= a.row_scale[row];
-    if (a.bias) sum[k] += load_part(a.bias + first + k * lanes, left);
-    store_part(target + k * lanes, activate<acc_t>(sum[k], a.activation), left);
+    if (simple) {
+      scalar_t* const target = a.out + row * a.channels + first;
+#pragma GCC unroll 16
+      for (int k = 0; k < kVecs; ++k) {
+        if (a.row_scale) sum[k] *= a.row_scale[row];
+        if (a.bias) sum[k] += load(a.bias + first + k * lanes);
+        if (a.activation) sum[k] = relu<acc_t>(sum[k]);
+        store(target + k * lanes, sum[k]);
+      }
+    } else {
+      Vec<acc_t> total[kVecs];  // a copy: the address of `sum` would keep it in memory
+#pragma GCC unroll 16
+      for (int k = 0; k < kVecs; ++k) total[k] = sum[k];
+      finish_tile(a, row, first, total, kVecs);
+    }
   }
   return valid;
 }
 
 // The tile of min(vecs, kVecs) vectors that starts at feature `first`.
 template <int kVecs, typename scalar_t, typename index_t>
-ADVKERN_INLINE bool aggregate_vecs(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t row, int64_t first,
-                                   int64_t vecs) {
+ADVKERN_INLINE bool aggregate_vecs(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t begin, int64_t end,
+                                   int64_t first, int64_t vecs) {
   if constexpr (kVecs > 1)
-    if (vecs < kVecs) return aggregate_vecs<kVecs - 1>(a, row, first, vecs);
-  return aggregate_tile<kVecs>(a, row, first);
+    if (vecs < kVecs) return aggregate_vecs<kVecs - 1>(a, begin, end, first, vecs);
+  return aggregate_tile<kVecs>(a, begin, end, first);
 }
 
+// Where the rows of a batch begin among its edges.
+template <typename acc_t>
+struct RowStarts {
+  typedef decltype(Vec<acc_t>{} == Vec<acc_t>{}) mask_t;
+  typedef decltype(mask_t{}[0] + 0) bits_t;
+  int64_t rows_before[kBatchEdges + 1];  // rows that begin with the edge, the batch's first one left out
+  bits_t goes_on[kBatchEdges + 1];       // all ones where the edge is of the row of the edge before it
+
+  // False where the offsets are damaged.
+  bool find(const int64_t* rowptr, int64_t rows) {
+    const int64_t first = rowptr[0], last = rowptr[rows];
+    for (int64_t e = 0; e <= last - first; ++e) rows_before[e] = 0, goes_on[e] = ~bits_t(0);
+    goes_on[0] = 0;
+    for (int64_t row = 1; row < rows; ++row) {
+      if (rowptr[row] < rowptr[row - 1] || rowptr[row] > last) return false;
+      ++rows_before[rowptr[row] - first];
+      goes_on[rowptr[row] - first] = 0;
+    }
+    return true;
+  }
+};
+
+template <typename index_t>
+ADVKERN_INLINE bool all_inside(const index_t* col, int64_t count, int64_t num_nodes) {
+  index_t least = 0, most = 0;
+  for (int64_t e = 0; e < count; ++e) {
+    least = col[e] < least ? col[e] : least;
+    most = col[e] > most ? col[e] : most;
+  }
+  return count == 0 || (least >= 0 && int64_t(most) < num_nodes);
+}
+
+// So many rows from `row` on that they make a batch; 0 where already one has too many edges, or bad offsets.
 template <typename scalar_t, typename index_t>
-static bool aggregate_row(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t row) {
-  constexpr int lanes = kLanes<acc_of<scalar_t>>;
+ADVKERN_INLINE int64_t rows_of_batch(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t row, int64_t end) {
+  int64_t rows = end - row < kBatchRows ? end - row : kBatchRows;
+  while (rows && uint64_t(a.rowptr[row + rows] - a.rowptr[row]) > uint64_t(kBatchEdges)) rows /= 2;
+  return rows && a.rowptr[row] >= 0 && a.rowptr[row + rows] <= a.num_edges ? rows : 0;
+}
+
+// A batch of rows of at most one vector of features. A loop a row would mispredict its end, which at a few edges a
+// row costs more than the edges. So the edges go by in one stream: each adds to its row's sum, or starts it, and
+// stores it; no branch depends on where a row ends. False, and nothing done, where the graph is damaged.
+template <bool kWeighted, typename scalar_t, typename index_t>
+static bool aggregate_batch(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t begin, int64_t rows) {
+  using acc_t = acc_of<scalar_t>;
+  using mask_t = typename RowStarts<acc_t>::mask_t;
+  const int64_t first = a.rowptr[begin], last = a.rowptr[begin + rows];
+  RowStarts<acc_t> starts;
+  if (!all_inside(a.col + first, last - first, a.num_nodes) || !starts.find(a.rowptr + begin, rows)) return false;
+
+  Vec<acc_t> sums[kBatchRows];  // of rows without edges too
+  for (int64_t row = 0; row < rows; ++row) sums[row] = Vec<acc_t>{};
+  const scalar_t* const limit = a.x + a.num_nodes * a.channels;
+  Vec<acc_t> sum{}, *target = sums;
+  for (int64_t e = first; e < last; ++e) {
+    prefetch(a.x, id_ahead(a.col, e, a.num_edges) * uint64_t(a.channels), a.channels * int64_t(sizeof(scalar_t)));
+    const int64_t j = a.col[e];
+    target += starts.rows_before[e - first];
+    const mask_t goes_on = (mask_t{} + starts.goes_on[e - first]) != 0;
+    Vec<acc_t> term = load_inside(a.x + j * a.channels, limit);
+    if constexpr (kWeighted) {
+      acc_t coefficient = a.weight ? a.weight[e] : acc_t(1);
+      if (a.col_scale) coefficient *= a.col_scale[j];
+      term *= coefficient;
+    }
+    sum = goes_on ? sum + term : term;
+    *target = sum;
+  }
+  for (int64_t row = 0; row < rows; ++row) finish(a, begin + row, 0, sums[row]);
+  return true;
+}
+
+template <bool kWeighted, typename scalar_t, typename index_t>
+static bool aggregate_in_batches(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t begin, int64_t end) {
   bool valid = true;
-  for (int64_t first = 0; first < a.channels; first += kMaxVecs * lanes)
-    valid &= aggregate_vecs<kMaxVecs>(a, row, first, (a.channels - first + lanes - 1) / lanes);
+  while (begin < end) {
+    int64_t rows = rows_of_batch(a, begin, end);
+    if (rows == 0 || !aggregate_batch<kWeighted>(a, begin, rows)) {
+      valid &= aggregate_tile<1>(a, begin, begin + 1, 0);
+      rows = 1;
+    }
+    begin += rows;
+  }
   return valid;
 }
 
 template <typename scalar_t, typename index_t>
 static bool gcn_aggregate_rows(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t begin, int64_t end) {
+  constexpr int lanes = kLanes<acc_of<scalar_t>>;
+  if (0 < a.channels && a.channels <= lanes) {
+    const bool weighted = a.weight || a.col_scale;
+    return weighted ? aggregate_in_batches<true>(a, begin, end) : aggregate_in_batches<false>(a, begin, end);
+  }
   bool valid = true;
-  for (int64_t row = begin; row < end; ++row) valid &= aggregate_row(a, row);
+  for (int64_t first = 0; first < a.channels; first += kMaxVecs * lanes)
+    valid &= aggregate_vecs<kMaxVecs>(a, begin, end, first, (a.channels - first + lanes - 1) / lanes);
   return valid;
 }
 
@@ -150,8 +277,7 @@ static bool edge_dot_rows(const EdgeDotArgs<scalar_t, index_t>& t, int64_t begin
     valid &= edges.valid;
     const scalar_t* const a = t.a + row * t.channels;
     for (int64_t e = edges.begin; e < edges.end; ++e) {
-      const uint64_t ahead = uint64_t(t.col[e + kAhead < t.num_edges ? e + kAhead : t.num_edges - 1]);
-      prefetch(t.b, ahead * uint64_t(t.channels), t.channels * int64_t(sizeof(scalar_t)));
+      prefetch(t.b, id_ahead(t.col, e, t.num_edges) * uint64_t(t.channels), t.channels * int64_t(sizeof(scalar_t)));
       const int64_t j = t.col[e];
       if (uint64_t(j) >= uint64_t(t.num_nodes)) {
         valid = false;

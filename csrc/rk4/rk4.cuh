@@ -299,7 +299,8 @@ struct Rk4Reverse {
 };
 
 template <typename acc_t>
-__global__ void __launch_bounds__(kRk4Threads) rk4_bwd_kernel(Rk4BwdArgs<acc_t> io, int64_t scratch_size) {
+__global__ void __launch_bounds__(kRk4Threads, 1)  // all registers: no spills
+    rk4_bwd_kernel(Rk4BwdArgs<acc_t> io, int64_t scratch_size) {
   acc_t* const sums = io.sums + blockIdx.x * io.p.sums();
   for (int64_t k = threadIdx.x; k < io.p.sums(); k += kRk4Threads) sums[k] = 0;
   __syncthreads();

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -27,8 +28,8 @@ from torch import Tensor
 
 import advkern.ops  # noqa: F401  # defines the ops
 from advkern import backend, use_backend
-from advkern.graph import chunks_of_long_rows
 from advkern.ops import _schema
+from advkern.structure import chunks_of_long_rows
 
 ROOT = Path(__file__).parents[2]
 NAMESPACE = "advkern_emulated"
@@ -181,8 +182,8 @@ _register(_step._DOT, _rk4_dot, _step._dot_fake)
 @contextmanager
 def emulated_cuda() -> Iterator[None]:
     """Let the ops that have CUDA kernels run these on CPU tensors inside the ``with``."""
-    with use_backend({}):  # which forgets on leaving what is chosen here
+    with use_backend({}), patch.dict(backend._choices):  # words of its own, forgotten on leaving
         for op in ("gcn_aggregate", "rk4"):
             library(op)
-            backend._choices[op, "cpu"] = "emulated"
+            backend._choices[backend._asked, (op, "cpu", None)] = "emulated"
         yield
