@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from advkern import explain
 from advkern.nn import NeuralODE, ODEFunc
 from advkern.ops import odeint, rk4_step
 from advkern.ops._odeint import fused_weights
@@ -340,6 +341,12 @@ def test_what_is_no_plain_network_goes_step_by_step(why, make):
 
 def test_plain_network_is_taken_whole():
     assert len(fused_weights(ODEFunc(3))) == 4
+
+
+def test_explain_says_why_it_goes_step_by_step():
+    x = torch.randn(2, 3)
+    notes = [explain(NeuralODE(func), x, (0.0, 1.0)).notes for func in (ODEFunc(3), Subclass(3))]
+    assert notes == [(), ("rk4: odeint goes step by step: Subclass has a forward of its own",)]
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------

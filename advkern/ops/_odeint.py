@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from advkern import backend
 from advkern.ops._rk4_step import check_state, take_step
 from advkern.ops.rk4 import rk4
 from advkern.reference.rk4 import TABLEAUS, Tableau, accumulation_dtype
@@ -102,6 +103,7 @@ def integrate(
     if isinstance(weights, tuple) and not as_tuple:
         out: tuple[Tensor, ...] = (_fused(weights, state[0], times, grids, method, final_only),)
     else:
+        backend.note("rk4", f"odeint goes step by step: {'y0 is a tuple' if as_tuple else weights}")
         out = _stepwise(func, state, times, grids, tableau, as_tuple, final_only)
     if check_finite and not all(bool(part.isfinite().all()) for part in out):
         _raise_at_first(func, state, grids, tableau, as_tuple)
