@@ -164,8 +164,48 @@ def attention() -> Iterator[str]:
         yield ""
 
 
+def integration() -> Iterator[str]:
+    """A neural ODE's 100 steps in float32, at two threads."""
+    yield from _integration(lambda row: row["dtype"] == "float32" and row["threads"] == 2)
+
+
+def integration_all() -> Iterator[str]:
+    """All rows of the integration, of the step and of peak memory."""
+    yield from _integration(lambda row: True)
+
+
+def _integration(keep: Any) -> Iterator[str]:
+    for machine, results in _results("rk4"):
+        rows = results["rows"].values()
+        chosen = [row for row in rows if "samples_ms" in row and keep(row)]
+        yield f"{machine}. The least of the samples, all in one run; a ratio is the peer's time over ours."
+        yield ""
+        yield "| work | of | type | threads | ours | loop | loop, compiled step | torchdiffeq | error, ours / loop |"
+        yield "|---|---|---|--:|--:|--:|--:|--:|--:|"
+        for row in sorted(chosen, key=lambda row: (row["work"], row.get("channels", 0), row["dtype"], row["threads"])):
+            ratio, errors = row["ratios"], row["errors"]
+            compiled = f"{ratio['loop_compiled']:.1f}x" if "loop_compiled" in ratio else ""
+            yield (
+                f"| {row['work']} | {row['graph']} | {row['dtype']} | {row['threads']} | {_ms(row)} | "
+                f"{ratio['loop']:.1f}x | {compiled} | {ratio['torchdiffeq']:.2f}x | "
+                f"{errors['advkern']:.0e} / {errors['loop']:.0e} |"
+            )
+        yield ""
+        memory = sorted((row for row in rows if row["work"] == "peak memory"), key=lambda row: row["dim"])
+        for row in memory:
+            used = {name: count / 1e6 for name, count in row["bytes"].items()}
+            yield (
+                f"- peak memory, forward and backward, D = {row['dim']}, {row['samples']:,} samples, float32: "
+                f"{used['advkern']:.3g} MB; the loop {used['loop']:.3g} MB, torchdiffeq {used['torchdiffeq']:.3g} MB "
+                f"({used['loop'] / used['advkern']:.0f} times ours)"
+            )
+        yield ""
+
+
 TABLES = {
     "attention": attention,
+    "integration": integration,
+    "integration_all": integration_all,
     "aggregation": aggregation,
     "aggregation_all": aggregation_all,
     "construction": construction,

@@ -39,7 +39,9 @@ def test_json_holds_a_row_for_each_experiment(report):
     assert {"version", "torch", "device", "threads", "rows", "pictures"} <= set(report)
     names = {field.name for field in fields(runner.Row)}
     assert all(set(row) == names for row in report["rows"])
-    assert {("GCN", "karate"), ("GCN", "digits")} <= {(row["model"], row["data"]) for row in report["rows"]}
+    assert {("GCN", "karate"), ("GCN", "digits"), ("NeuralODE", "hare and lynx")} <= {
+        (row["model"], row["data"]) for row in report["rows"]
+    }
 
 
 def test_both_models_learn(report):
@@ -73,7 +75,16 @@ def test_backend_follows_the_choice(small):
         assert runner.run([small], seeds=1)[0].row.backend == "torch"
 
 
-@pytest.mark.parametrize("name", ["karate_graph.png", "digits_graph.png", "training_curves.png"])
+PICTURES = [
+    "karate_graph.png",
+    "digits_graph.png",
+    "hare_and_lynx_fit.png",
+    "hare_and_lynx_field.png",
+    "training_curves.png",
+]
+
+
+@pytest.mark.parametrize("name", PICTURES)
 def test_pictures_are_images_with_something_on_them(report, name):
     path = report["folder"] / name
     assert str(path) in report["pictures"]

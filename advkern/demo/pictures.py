@@ -22,6 +22,9 @@ def save(results: Sequence[Result], folder: Path) -> list[Path]:
         if result.experiment.attention is not None:
             figures[f"{result.row.data}_attention.png"] = _attention(result)
     figures["training_curves.png"] = _curves(results)
+    for result in results:
+        if result.experiment.pictures is not None:
+            figures |= result.experiment.pictures(result)
     for name, figure in figures.items():
         figure.savefig(folder / name, dpi=150)
     return [folder / name for name in figures]
@@ -67,7 +70,7 @@ def _curves(results: Sequence[Result]) -> Figure:
         loss = {name: [run.loss for run in runs] for name, runs in _named(result).items()}
         accuracy = {name: [run.accuracy for run in runs] for name, runs in _named(result).items()}
         plots.training_curves(loss, left, quantity="training loss").set_title(title)
-        plots.training_curves(accuracy, right, quantity="test accuracy").set_title(title)
+        plots.training_curves(accuracy, right, quantity=result.experiment.quantity).set_title(title)
         left.set_ylim(bottom=0)
         right.set_ylim(0, 1.02)
     return figure

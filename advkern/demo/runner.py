@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,11 @@ class Contender:
     scores: Callable[[nn.Module, Tensor], Tensor]  # (model, rows [n]) -> log-probabilities [n, classes]
 
 
+def accuracy(scores: Tensor, labels: Tensor) -> float:
+    """The fraction of samples whose highest score is their label's."""
+    return (scores.argmax(dim=1) == labels).float().mean().item()
+
+
 @dataclass(frozen=True)
 class Experiment:
     """A model of the package and its twin, on one set of data.
@@ -49,6 +55,10 @@ class Experiment:
     learning_rate: float = 0.01
     weight_decay: float = 5e-4
     attention: Callable[[nn.Module], Tensor] | None = None  # of our trained model: a map [N, N] for a picture
+    loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.nll_loss
+    score: Callable[[Tensor, Tensor], float] = accuracy  # what the table calls accuracy
+    quantity: str = "test accuracy"
+    pictures: Callable[[Any], dict[str, Any]] | None = None  # of the Result: file name -> figure
 
 
 @dataclass
@@ -133,12 +143,12 @@ def _train(experiment: Experiment, contender: Contender, seed: int, bar: tqdm) -
     for _ in range(experiment.epochs):
         start = _now(train.device)
         optimizer.zero_grad()
-        loss = nn.functional.nll_loss(contender.scores(model, train), data.labels[train])
+        loss = experiment.loss(contender.scores(model, train), data.labels[train])
         loss.backward()
         optimizer.step()
         training.seconds += _now(train.device) - start
         training.loss.append(loss.item())
-        training.accuracy.append(_accuracy(evaluate(model, contender, test), data.labels[test]))
+        training.accuracy.append(experiment.score(evaluate(model, contender, test), data.labels[test]))
         bar.update()
     return training
 
@@ -150,10 +160,6 @@ def evaluate(model: nn.Module, contender: Contender, rows: Tensor) -> Tensor:
         scores = contender.scores(model, rows)
     model.train()
     return scores
-
-
-def _accuracy(scores: Tensor, labels: Tensor) -> float:
-    return (scores.argmax(dim=1) == labels).float().mean().item()
 
 
 def _row(experiment: Experiment, ours: list[Training], twin: list[Training]) -> Row:

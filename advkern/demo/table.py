@@ -43,8 +43,9 @@ def show(rows: Sequence[Row], device: torch.device) -> None:
     seeds = f"{rows[0].seeds} seeds" if rows[0].seeds > 1 else "seed"
     console.print(
         f"Twin: the same formula in plain PyTorch, trained from the same {seeds}. Accuracy: on the samples whose "
-        "label was not known, mean ± standard deviation over seeds. Seconds: one training, median over seeds, on "
-        f"{_machine(device)}. Ratio: twin / advkern. Diff.: between both outputs in eval with the same weights.",
+        "label was not known (of hare and lynx R²), mean ± standard deviation over seeds. Seconds: one training, "
+        f"median over seeds, on {_machine(device)}. Ratio: twin / advkern. "
+        "Diff.: between both outputs in eval with the same weights.",
         style="dim",
     )
 

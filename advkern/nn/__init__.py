@@ -2,5 +2,6 @@
 
 from advkern.nn.gat import GAT, GATConv, GraphAttentionLayer
 from advkern.nn.gcn import GCN, GCNConv, GraphConvolutionLayer
+from advkern.nn.ode import NeuralODE, ODEFunc
 
-__all__ = ["GAT", "GCN", "GATConv", "GCNConv", "GraphAttentionLayer", "GraphConvolutionLayer"]
+__all__ = ["GAT", "GCN", "GATConv", "GCNConv", "GraphAttentionLayer", "GraphConvolutionLayer", "NeuralODE", "ODEFunc"]

@@ -11,6 +11,11 @@ static void exp_of_all(const acc_t* x, acc_t* out, int64_t count) {  // count: w
   for (int64_t k = 0; k < count; k += kLanes<acc_t>) store(out + k, exp<acc_t>(load(x + k)));
 }
 
+template <typename acc_t>
+static void tanh_of_all(const acc_t* x, acc_t* out, int64_t count) {  // count: whole vectors
+  for (int64_t k = 0; k < count; k += kLanes<acc_t>) store(out + k, tanh<acc_t>(load(x + k)));
+}
+
 // counters: [count, 4]; words: the same shape; count: whole vectors
 [[maybe_unused]] static void philox_of_all(const uint32_t* counters, uint64_t seed, uint32_t* words, int64_t count) {
   for (int64_t first = 0; first < count; first += kPhiloxCounters) {

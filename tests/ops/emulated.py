@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,65 @@ def _gat_attention_bwd(rowptr, schedule, rowptr_t, col_t, schedule_t, perm, h, *
     return results
 
 
+class _Rk4Sizes(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in ("samples", "dim", "hidden", "steps", "saves", "every", "h_per_sample", "stages")
+    ]
+
+
+def _rk4_scheme(samples, network, save_at, tableau, every):
+    """What both ways through an integration take: type, sizes, saves, tableau and the network with h."""
+    (hidden, dim), h = network[0].shape, network[4]
+    stages = int((2 * len(tableau)) ** 0.5)
+    sizes = _Rk4Sizes(samples, dim, hidden, h.shape[0], len(save_at), every, h.dim() == 2, stages)
+    saves, numbers = (ctypes.c_int64 * len(save_at))(*save_at), (ctypes.c_double * len(tableau))(*tableau)
+    return SCALARS[h.dtype], ctypes.byref(sizes), saves, numbers, _addresses(network)
+
+
+def _addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
+
+
+def _rk4_fwd(y, weight1, bias1, weight2, bias2, h, save_at, tableau, every):
+    results = y.new_empty(len(save_at), *y.shape), y.new_empty(-(-h.shape[0] // every) if every else 0, *y.shape)
+    scheme = _rk4_scheme(y.shape[0], (weight1, bias1, weight2, bias2, h), save_at, tableau, every)
+    run("rk4", "rk4_fwd", *scheme, y, *results)
+    return results
+
+
+def _rk4_bwd(grad, checkpoints, weight1, bias1, weight2, bias2, h, save_at, tableau, every):
+    network = (weight1, bias1, weight2, bias2, h)
+    results = grad.new_empty(grad.shape[1:]), *(torch.empty_like(t) for t in network)
+    scheme = _rk4_scheme(grad.shape[1], network, save_at, tableau, every)
+    run("rk4", "rk4_bwd", *scheme, grad, checkpoints, _addresses(results))
+    return results
+
+
+def _rk4_stages(y, factor):
+    terms = len(factor)
+    return SCALARS[y.dtype], ctypes.c_int64(y.numel()), ctypes.c_int64(terms), (ctypes.c_double * terms)(*factor), y
+
+
+def _rk4_combine(y, factor, *k):
+    out = torch.empty_like(y)
+    run("rk4", "rk4_combine", *_rk4_stages(y, factor), _addresses([t for t in k if t is not None]), out)
+    return out
+
+
+def _rk4_scale(grad, factor):
+    out = grad.new_empty(len(factor), *grad.shape)
+    run("rk4", "rk4_scale", *_rk4_stages(grad, factor), out)
+    return out
+
+
+def _rk4_dot(grad, factor, *k):
+    out = grad.new_zeros((), dtype=torch.float64)
+    if grad.numel():
+        run("rk4", "rk4_dot", *_rk4_stages(grad, factor), _addresses([t for t in k if t is not None]), out)
+    return out
+
+
 def _register(table: dict[str, Any], kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
     """Add to ``table``, an op's overloads by backend, one that runs ``kernel``."""
     name = kernel.__name__.removeprefix("_")
@@ -146,12 +205,19 @@ _gat = sys.modules["advkern.ops.gat_attention"]
 _register(_gat._FWD, _gat_attention_fwd, _gat._fwd_fake)
 _register(_gat._BWD, _gat_attention_bwd, _gat._bwd_fake)
 
+_rk4, _step = sys.modules["advkern.ops.rk4"], sys.modules["advkern.ops._rk4_step"]
+_register(_rk4._FWD, _rk4_fwd, _rk4._fwd_fake)
+_register(_rk4._BWD, _rk4_bwd, _rk4._bwd_fake)
+_register(_step._COMBINE, _rk4_combine, _step._combine_fake)
+_register(_step._SCALE, _rk4_scale, _step._scale_fake)
+_register(_step._DOT, _rk4_dot, _step._dot_fake)
+
 
 @contextmanager
 def emulated_cuda() -> Iterator[None]:
     """Let the ops that have CUDA kernels run these on CPU tensors inside the ``with``."""
     with use_backend({}), patch.dict(backend._choices):  # words of its own, forgotten on leaving
-        for op in ("gcn_aggregate", "gat_attention"):
+        for op in ("gcn_aggregate", "gat_attention", "rk4"):
             library(op)
             backend._choices[backend._asked, (op, "cpu", None)] = "emulated"
         yield

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT
+// tanh of vectors, every instruction set of this machine, against libm in a wider type over the whole range.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <type_traits>
+#include <vector>
+
+#include "common/isa.h"
+
+#define ADVKERN_KERNEL "vec_kernels.h"
+#include "common/for_each_isa.h"
+
+namespace {
+
+constexpr int64_t kBatch = 4096;
+
+// The distance from `exact` in units of the last place that a result of its size has.
+template <typename acc_t>
+double error_in_ulps(acc_t actual, long double exact) {
+  if (std::signbit(actual) != std::signbit(exact) || std::abs(actual) > 1) return INFINITY;
+  const long double size = std::max(std::fabs(exact), (long double)(std::numeric_limits<acc_t>::min()));
+  const long double ulp = std::ldexp(1.0L, std::ilogb(size) - (std::numeric_limits<acc_t>::digits - 1));
+  return double(std::fabs((long double)(actual)-exact) / ulp);
+}
+
+template <typename acc_t, typename Next>
+int check_range(const char* what, int64_t batches, const Next& next) {
+  using namespace advkern;
+  std::vector<acc_t> x(kBatch), out(kBatch);
+  double worst = 0, at = 0;
+  for (int64_t batch = 0; batch < batches; ++batch) {
+    for (auto& value : x) value = next();
+    ADVKERN_ON_ISA(tanh_of_all<acc_t>, x.data(), out.data(), kBatch);
+    for (size_t k = 0; k < x.size(); ++k) {
+      const long double exact = std::is_same_v<acc_t, float> ? (long double)(std::tanh(double(x[k]))) : tanhl(x[k]);
+      const double error = error_in_ulps(out[k], exact);
+      if (!(error <= worst)) worst = error, at = double(x[k]);
+    }
+  }
+  std::printf("%s %s: %.3f ulp at %.17g\n", isa_name(current_isa()), what, worst, at);
+  return worst < 2.5 ? 0 : 1;
+}
+
+template <typename acc_t>
+int check_special() {
+  using namespace advkern;
+  constexpr acc_t inf = std::numeric_limits<acc_t>::infinity(), nan = std::numeric_limits<acc_t>::quiet_NaN();
+  constexpr acc_t tiny = std::numeric_limits<acc_t>::denorm_min(), huge = std::numeric_limits<acc_t>::max();
+  std::vector<acc_t> x(16, 0), out(16);
+  const acc_t arguments[] = {-inf, inf, nan, -nan, 0, acc_t(-0.0), tiny, -tiny, huge, -huge};
+  const acc_t expected[] = {-1, 1, nan, nan, 0, acc_t(-0.0), tiny, -tiny, 1, -1};
+  std::memcpy(x.data(), arguments, sizeof(arguments));
+  ADVKERN_ON_ISA(tanh_of_all<acc_t>, x.data(), out.data(), 16);
+  int failures = 0;
+  for (size_t k = 0; k < 10; ++k) {
+    const bool same = out[k] == expected[k] && std::signbit(out[k]) == std::signbit(expected[k]);
+    if (same || (std::isnan(out[k]) && std::isnan(expected[k]))) continue;
+    std::printf("%s: tanh(%g) is %g\n", isa_name(current_isa()), double(x[k]), double(out[k]));
+    ++failures;
+  }
+  return failures;
+}
+
+int check_all() {
+  uint32_t bits = 0;
+  const auto every_so_manieth_float = [&] {
+    for (;;) {
+      float value;
+      std::memcpy(&value, &(bits += 1009), sizeof(value));  // odd, so the bits run through all patterns
+      if (!std::isnan(value)) return value;
+    }
+  };
+  std::mt19937_64 random(0);
+  std::uniform_real_distribution<double> part(-1, 1), exponent(-1000, 6);
+  std::uniform_real_distribution<float> narrow(-2, 2);
+  return check_range<float>("float32", 1000, every_so_manieth_float) +
+         check_range<float>("float32 near 0", 500, [&] { return narrow(random); }) +
+         check_range<double>("float64", 300, [&] { return std::exp2(exponent(random)) * part(random); }) +
+         check_range<double>("float64 to 20", 300, [&] { return 20 * part(random); }) + check_special<float>() +
+         check_special<double>();
+}
+
+}  // namespace
+
+int main() {
+  int failures = 0;
+  for (int isa = int(advkern::best_isa()); isa >= 0; --isa) {
+    advkern::current_isa() = advkern::Isa(isa);
+    failures += check_all();
+  }
+  std::printf("%d failures\n", failures);
+  return failures ? 1 : 0;
+}
