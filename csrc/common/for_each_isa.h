@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "common/philox.h"
 #include "common/types.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
