@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advkern.graph import Graph, _lasting, _Structure
+from advkern.graph import Graph
 from advkern.ops.coo_to_csr import coo_to_csr
+from advkern.structure import Structure, lasting
 
 
 def as_graph(adj: Any) -> Graph:
@@ -40,8 +41,11 @@ def edge_index_as_graph(edge_index: Any, edge_weight: Tensor | None, num_nodes: 
     if isinstance(edge_index, Tensor) and edge_index.layout == torch.strided and not edge_index.is_floating_point():
         graph = _cached(edge_index, lambda ids: from_edge_index(ids, None, num_nodes), num_nodes)
     else:
-        graph = as_graph(edge_index)
-    return graph if edge_weight is None else graph.with_weight(edge_weight)
+        try:
+            graph = as_graph(edge_index)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"edge_index: expected ids of shape [2, num_edges] or an adjacency; {error}") from None
+    return graph if edge_weight is None else graph._with_weight(edge_weight, "edge_weight")
 
 
 # -- the cache: by a tensor's identity and version -------------------------------------------------------------
@@ -56,7 +60,7 @@ def _cached(tensor: Tensor, build: Callable[[Tensor], Graph], extra: Any = None)
     known = _cache.get(key)
     if known is not None and known[0]() is tensor and known[1] == tensor._version:
         return known[2]
-    graph = _lasting(lambda: build(tensor))
+    graph = lasting(lambda: build(tensor))
     _cache[key] = (weakref.ref(tensor, lambda _: _cache.pop(key, None)), tensor._version, graph)
     return graph
 
@@ -85,7 +89,10 @@ def _entries(adj: Tensor, graph: Graph) -> Tensor:
         return adj[graph.row.long(), graph.col.long()]
     if adj.layout == torch.sparse_coo:
         return adj.coalesce().values()
-    return adj.to_sparse_csr().values()
+    if adj.layout == torch.sparse_csr:
+        return adj.values()
+    by_row = coo_to_csr(graph.col, graph.row, graph.num_nodes)[2]  # by columns, as ``adj`` holds its values
+    return torch.empty_like(adj.values()).index_copy(0, by_row, adj.values())
 
 
 def _from_matrix(adj: Tensor) -> Graph:
@@ -118,7 +125,7 @@ def from_coo(adj: Tensor) -> Graph:
     num_nodes = adj.shape[0]
     by_col = coo_to_csr(col, row, num_nodes)[2]
     rowptr, col, by_row = coo_to_csr(row[by_col], col[by_col], num_nodes, narrow=_fits(num_nodes))
-    graph = Graph._of(_Structure(rowptr, col, None), None)
+    graph = Graph._of(Structure(rowptr, col, None), None)
     same = (torch.diff(col) == 0) & (torch.diff(graph.row) == 0)
     if bool(same.any()):  # only now are there values to add
         return _from_coalesced(adj.coalesce())
@@ -143,7 +150,7 @@ def from_csc(adj: Tensor) -> Graph:
     _check_matrix(adj, torch.sparse_csc)
     transposed = Graph(adj.ccol_indices(), adj.row_indices())
     structure, perm = transposed._structure.transpose()
-    plain = _Structure(structure.rowptr, structure.col, None)  # the caller's order of a matrix is by rows
+    plain = Structure(structure.rowptr, structure.col, None)  # the caller's order of a matrix is by rows
     return Graph._of(plain, _as_float(adj.values())[perm])
 
 
@@ -198,7 +205,7 @@ def from_edge_index(
     if num_nodes < 0:
         raise ValueError(f"num_nodes: expected a count of at least 0, got {num_nodes}")
     source, target = edge_index
-    return _from_edges(target, source, num_nodes, index_dtype, "edge_index").with_weight(edge_weight)
+    return _from_edges(target, source, num_nodes, index_dtype, "edge_index")._with_weight(edge_weight, "edge_weight")
 
 
 def batch(graphs: Sequence[Graph]) -> Graph:
@@ -222,37 +229,20 @@ def batch(graphs: Sequence[Graph]) -> Graph:
     col = torch.cat([g.col.to(ids) + n for g, n in zip(graphs, node_offsets, strict=False)])
     order = None
     if any(g.edge_order is not None for g in graphs):
-        order = torch.cat([_edge_order(g) + e for g, e in zip(graphs, edge_offsets, strict=False)])
+        order = torch.cat([g._structure.order() + e for g, e in zip(graphs, edge_offsets, strict=False)])
     weight = torch.cat([g.weight for g in graphs]) if weighted else None  # type: ignore[misc]
-    return Graph._of(_Structure(rowptr, col, order), weight)
+    return Graph._of(Structure(rowptr, col, order), weight)
 
 
 def add_self_loops(graph: Graph, value: float) -> Graph:
-    """Add loops as :meth:`advkern.Graph.with_self_loops` does."""
-    num_nodes, device = graph.num_nodes, graph.device
-    missing = torch.ones(num_nodes, dtype=torch.bool, device=device)
-    missing[graph.row[graph.row == graph.col].long()] = False
-    shift = torch.zeros(num_nodes + 1, dtype=torch.int64, device=device)
-    torch.cumsum(missing, 0, out=shift[1:])
-    rowptr = graph.rowptr + shift
-    nodes = missing.nonzero()[:, 0]
-    old = torch.arange(graph.num_edges, device=device) + shift[graph.row.long()]  # where each edge goes
-    new = rowptr[nodes + 1] - 1  # the last place of its row
-    num_loops = nodes.shape[0]  # len() would make the compiler want to know it
-
-    def merge(edges: Tensor, loops: Tensor) -> Tensor:
-        out = edges.new_empty(graph.num_edges + num_loops)
-        return out.index_copy(0, old, edges).index_copy(0, new, loops)
-
-    col = merge(graph.col, nodes.to(graph.col.dtype))
-    added = torch.arange(num_loops, device=device) + graph.num_edges
-    order = merge(_edge_order(graph), added)
+    """Add loops as :meth:`advkern.Graph.with_self_loops` does; only the weights are joined anew for other weights."""
+    looped = graph._structure.with_self_loops()
     weight = graph.weight
+    if weight is None and value != 1:
+        weight = torch.ones(graph.num_edges, device=graph.device)
     if weight is not None:
-        weight = merge(weight, weight.new_full((num_loops,), value))
-    elif value != 1:
-        weight = merge(torch.ones(graph.num_edges, device=device), torch.full((num_loops,), value, device=device))
-    return Graph._of(_Structure(rowptr, col, order), weight)
+        weight = looped.merge(weight, weight.new_full(looped.loops.shape, value))
+    return Graph._of(looped.structure, weight)
 
 
 # -- pieces ----------------------------------------------------------------------------------------------------
@@ -274,17 +264,11 @@ def _from_edges(
     except ValueError as error:
         raise ValueError(f"{argument}: {error}") from None
     in_order = row.numel() < 2 or bool((row[1:] >= row[:-1]).all())
-    return Graph._of(_Structure(rowptr, col, None if in_order else perm), None)
+    return Graph._of(Structure(rowptr, col, None if in_order else perm), None)
 
 
 def _fits(num_nodes: int) -> bool:
     return num_nodes <= torch.iinfo(torch.int32).max
-
-
-def _edge_order(graph: Graph) -> Tensor:
-    if graph.edge_order is not None:
-        return graph.edge_order
-    return torch.arange(graph.num_edges, device=graph.device)
 
 
 def _offsets(counts: Any) -> list[int]:
@@ -308,6 +292,8 @@ def _check_matrix(adj: Tensor, layout: torch.layout) -> None:
         raise ValueError(f"adj: expected layout {layout}, got {adj.layout}")
     if adj.dim() != 2 or adj.shape[0] != adj.shape[1]:
         raise ValueError(f"adj: expected a square matrix, got shape {tuple(adj.shape)}")
+    if layout == torch.sparse_coo and adj.sparse_dim() != 2:
+        raise ValueError(f"adj: expected two sparse dimensions, got {adj.sparse_dim()}")
 
 
 def _check_weight_values(values: Tensor) -> None:

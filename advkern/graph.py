@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from advkern.structure import Structure, is_lasting, is_traced, lasting
 
 if TYPE_CHECKING:
     import networkx
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 NORMALIZATIONS = (None, "sym", "row")
-_BLOCK_WORK = 2048  # rows plus edges of one block of the schedule: some microseconds of work
-_MAX_BLOCKS = 1024
-_CHUNK_EDGES = 256  # as kChunkEdges in csrc: a CUDA device cuts a longer row into chunks of so many
 
 
 class Graph:
@@ -45,14 +43,14 @@ class Graph:
         _check_vector("rowptr", rowptr, (torch.int32, torch.int64))
         _check_vector("col", col, (torch.int32, torch.int64), rowptr.device)
         rowptr = rowptr.to(torch.int64)
-        if rowptr.device.type == "cpu" and not _is_traced():
+        if rowptr.device.type == "cpu" and not is_traced():
             _check_structure(rowptr, col)
-        self._structure = _Structure(rowptr.contiguous(), col.contiguous(), None)
+        self._structure = Structure(rowptr.contiguous(), col.contiguous(), None)
         self._weight = _checked_weight(weight, self._structure)
         self._derived: dict[Any, Any] = {}
 
     @classmethod
-    def _of(cls, structure: _Structure, weight: Tensor | None) -> Graph:
+    def _of(cls, structure: Structure, weight: Tensor | None) -> Graph:
         """Wrap parts that are known to be good."""
         graph = object.__new__(cls)
         graph._structure = structure
@@ -211,6 +209,8 @@ class Graph:
 
     def degree(self, dtype: torch.dtype = torch.float32) -> Tensor:  # [num_nodes]
         """Return the sum of each row's weights in ``dtype`` (float32 or float64); differentiable in the weights."""
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"dtype: expected torch.float32 or torch.float64, got {dtype}")
         return self._once(("degree", dtype), lambda: self._make_degree(dtype))
 
     def _make_degree(self, dtype: torch.dtype) -> Tensor:
@@ -238,7 +238,7 @@ class Graph:
 
     def _make_normalization(self, mode: str, dtype: torch.dtype) -> Tensor:
         degree = self.degree(dtype)
-        if self._weight is not None and self.device.type == "cpu" and not _is_traced():
+        if self._weight is not None and self.device.type == "cpu" and not is_traced():
             _check_degree(degree)
         positive = degree > 0
         safe = torch.where(positive, degree, 1)
@@ -248,21 +248,24 @@ class Graph:
         """Compute what follows from structure and weights, and keep it, unless the weights belong to an autograd
         graph, a transform or inference mode, which it must not outlive."""
         weight = self._weight
-        if weight is not None and not _is_lasting(weight):
+        if weight is not None and not is_lasting(weight):
             return make()
         version = None if weight is None or torch.compiler.is_compiling() else weight._version
         if version is not None and self._derived.get("version") != version:  # the caller's tensor, written in place
             self._derived = {"version": version}
         known = self._derived.get(key)
         if known is None:
-            known = self._derived[key] = _lasting(make)
+            known = self._derived[key] = lasting(make)
         return known
 
     # -- other graphs from it ------------------------------------------------------------------------------
 
     def with_weight(self, weight: Tensor | None) -> Graph:
         """Return the same structure with other weights, ``[E]`` in the caller's order of edges."""
-        weight = _checked_weight(weight, self._structure)
+        return self._with_weight(weight, "weight")
+
+    def _with_weight(self, weight: Tensor | None, argument: str) -> Graph:
+        weight = _checked_weight(weight, self._structure, argument)
         if weight is not None and self.edge_order is not None:
             weight = weight[self.edge_order]
         return Graph._of(self._structure, weight)
@@ -278,6 +281,8 @@ class Graph:
 
     def to(self, device: torch.device | str) -> Graph:
         """Return the graph on ``device``; itself where it is there already."""
+        if not isinstance(device, (str, int, torch.device)):
+            raise TypeError(f"device: expected a device, got {device!r}")
         device = torch.device(device)
         if self.col.to(device) is self.col:
             return self
@@ -298,94 +303,6 @@ class Graph:
     def __setstate__(self, state: dict[str, Any]) -> None:
         other = _unflatten(state["tensors"], None)
         self._structure, self._weight, self._derived = other._structure, other._weight, {}
-
-
-class _Structure:
-    """The part of a graph that does not depend on weights, shared by graphs that differ only in them."""
-
-    def __init__(self, rowptr: Tensor, col: Tensor, edge_order: Tensor | None) -> None:
-        self.rowptr, self.col, self.edge_order = rowptr, col, edge_order
-        self._row: Tensor | None = None
-        self._schedule: Tensor | None = None
-        self._transpose: tuple[_Structure, Tensor] | None = None
-
-    def row(self) -> Tensor:
-        if self._row is None:
-            self._row = _lasting(self._make_row)
-        return self._row
-
-    def schedule(self) -> Tensor:
-        if self._schedule is None:
-            self._schedule = _lasting(self._make_schedule)
-        return self._schedule
-
-    def transpose(self) -> tuple[_Structure, Tensor]:
-        """The transposed structure, and the order in which it holds this one's edges."""
-        if self._transpose is None:
-            self._transpose = _lasting(self._make_transpose)
-        return self._transpose
-
-    def _make_row(self) -> Tensor:
-        counts = torch.diff(self.rowptr)
-        ids = torch.arange(counts.shape[0], dtype=self.col.dtype, device=self.col.device)
-        return torch.repeat_interleave(ids, counts, output_size=self.col.shape[0])
-
-    def _make_schedule(self) -> Tensor:
-        make = chunks_of_long_rows if self.rowptr.device.type == "cuda" else _blocks_of_rows
-        return make(self.rowptr, self.col.shape[0])
-
-    def _make_transpose(self) -> tuple[_Structure, Tensor]:
-        from advkern.ops.coo_to_csr import coo_to_csr
-
-        rowptr, col, perm = coo_to_csr(self.col, self.row(), self.rowptr.shape[0] - 1)
-        order = perm if self.edge_order is None else self.edge_order[perm]
-        return _Structure(rowptr, col, order), perm
-
-
-def _blocks_of_rows(rowptr: Tensor, num_edges: int) -> Tensor:  # [blocks + 1]
-    num_nodes = rowptr.shape[0] - 1
-    work = rowptr + torch.arange(num_nodes + 1, device=rowptr.device)
-    total = num_nodes + num_edges
-    blocks = max(1, min(_MAX_BLOCKS, total // _BLOCK_WORK))
-    bounds = torch.arange(blocks + 1, device=rowptr.device) * total // blocks
-    return torch.searchsorted(work, bounds)
-
-
-def chunks_of_long_rows(rowptr: Tensor, num_edges: int) -> Tensor:  # [chunks, 2]
-    """Row and first edge of every chunk of the rows of more than ``_CHUNK_EDGES`` edges, in order.
-
-    The length is the largest that so many edges can need, so that nothing has to be looked at (on a GPU that would
-    synchronise, in the compiler break the graph); the pairs that are left over have the row ``num_nodes``.
-    """
-    counts = torch.diff(rowptr)
-    chunks = torch.where(counts > _CHUNK_EDGES, (counts + _CHUNK_EDGES - 1) // _CHUNK_EDGES, 0)
-    bounds = torch.nn.functional.pad(chunks.cumsum(0), (1, 0))  # [N + 1]: the first chunk of each row
-    chunk = torch.arange(2 * num_edges // (_CHUNK_EDGES + 1), device=rowptr.device)
-    row = torch.searchsorted(bounds[1:], chunk, right=True)
-    return torch.stack([row, rowptr[row] + _CHUNK_EDGES * (chunk - bounds[row])], dim=1)
-
-
-def _in_transform() -> bool:
-    return bool(torch._C._are_functorch_transforms_active())
-
-
-def _is_traced() -> bool:
-    """Values cannot be looked at here."""
-    return torch.compiler.is_compiling() or _in_transform()
-
-
-def _is_lasting(weight: Tensor) -> bool:
-    if weight.requires_grad or torch.compiler.is_compiling():
-        return not weight.requires_grad  # the compiler cannot trace the other questions, nor be in such a mode
-    return not (weight.is_inference() or _in_transform())
-
-
-def _lasting(make: Callable[[], _T]) -> _T:
-    """Compute outside of torch.func's transforms and of inference mode, so that the result can be kept."""
-    if torch.compiler.is_compiling():
-        return make()
-    with torch.inference_mode(False), torch._C._DisableFuncTorch() if _in_transform() else nullcontext():
-        return make()
 
 
 def _check_vector(
@@ -414,18 +331,18 @@ def _check_structure(rowptr: Tensor, col: Tensor) -> None:
         check_ids("col", col, rowptr.numel() - 1)
 
 
-def _checked_weight(weight: Tensor | None, structure: _Structure) -> Tensor | None:
+def _checked_weight(weight: Tensor | None, structure: Structure, name: str = "weight") -> Tensor | None:
     if weight is None:
         return None
     if not isinstance(weight, Tensor):
-        raise TypeError(f"weight: expected a tensor, got {type(weight).__name__}")
+        raise TypeError(f"{name}: expected a tensor, got {type(weight).__name__}")
     if weight.shape != structure.col.shape or not weight.is_floating_point():
         raise ValueError(
-            f"weight: expected floats of shape ({structure.col.shape[0]},), one an edge, "
+            f"{name}: expected floats of shape ({structure.col.shape[0]},), one an edge, "
             f"got {weight.dtype} of shape {tuple(weight.shape)}"
         )
     if weight.device != structure.col.device:
-        raise ValueError(f"weight: expected a tensor on {structure.col.device}, as col, got one on {weight.device}")
+        raise ValueError(f"{name}: expected a tensor on {structure.col.device}, as col, got one on {weight.device}")
     return weight.contiguous()
 
 
@@ -450,7 +367,7 @@ def _flatten_with_keys(graph: Graph) -> tuple[list[tuple[Any, Any]], None]:
 
 def _unflatten(children: Any, context: None) -> Graph:
     rowptr, col, weight, edge_order = children
-    return Graph._of(_Structure(rowptr, col, edge_order), weight)
+    return Graph._of(Structure(rowptr, col, edge_order), weight)
 
 
 torch.utils._pytree.register_pytree_node(

@@ -8,7 +8,7 @@ import scipy.sparse
 import torch
 from adjacencies import coo, csc, csr, quiet
 
-from advkern import Graph
+from advkern import Graph, nn
 from advkern.adjacency import as_graph
 from advkern.ops import gcn_aggregate
 
@@ -17,11 +17,16 @@ pytestmark = quiet
 ROWPTR, COL, WEIGHT = torch.tensor([0, 1, 2, 2]), torch.tensor([1, 2]), torch.ones(2)
 IDS = torch.tensor([[1, 0, 3], [0, 2, 1]])  # an edge_index
 EYE, WIDE, CUBE = torch.eye(3), torch.ones(2, 3), torch.ones(2, 2, 2)
+FOUR = torch.ones(4, 3)
 GRAPH = Graph(ROWPTR, COL)
 
 
 def elsewhere(tensor):
     return tensor.to("meta")  # another device on any machine
+
+
+def conv(*args):
+    return nn.GCNConv(3, 2)(*args)
 
 
 def weighted(first, second):
@@ -48,7 +53,8 @@ VALUE_ERRORS = {
     "weight: expected floats of shape (2,), ...got ...int64...": lambda: Graph(ROWPTR, COL, COL),
     "weight: expected a tensor on cpu, as col, got one on meta": lambda: Graph(ROWPTR, COL, elsewhere(WEIGHT)),
     "weight: expected floats of shape (2,), ...got ...(1,)": lambda: GRAPH.with_weight(WEIGHT[:1]),
-    "weight: expected floats of shape (3,), ...got ...(2,)": lambda: Graph.from_edge_index(IDS, WEIGHT),
+    "edge_weight: expected floats of shape (3,), ...got ...(2,)": lambda: Graph.from_edge_index(IDS, WEIGHT),
+    "edge_weight: expected floats of shape (3,), ...got ...(1,)": lambda: conv(FOUR, IDS, WEIGHT[:1]),
     # edge_index
     "edge_index: expected ...[2, num_edges], got torch.float32...": lambda: Graph.from_edge_index(IDS.float()),
     "edge_index: expected ...[2, num_edges], got ...(3, 2)": lambda: Graph.from_edge_index(IDS.t()),
@@ -63,11 +69,13 @@ VALUE_ERRORS = {
     "index_dtype: expected torch.int64 for 2147483648 nodes, got torch.int32": (
         lambda: Graph.from_edge_index(IDS, None, 2**31, index_dtype=torch.int32)
     ),
+    "edge_index: expected ids of shape [2, num_edges] or an adjacency; adj: ...(2, 3)": lambda: conv(EYE, IDS.float()),
     # matrices
     "adj: expected a square matrix, got shape (2, 3)": lambda: as_graph(WIDE),
     "adj: ...square matrix, got shape (2, 3)": lambda: as_graph(scipy.sparse.csr_matrix(WIDE.numpy())),
     "adj: expected a square matrix, got shape (2, 2, 2)": lambda: as_graph(CUBE),
     "adj: expected a square ..., got shape (2, 2, 2)": lambda: as_graph(CUBE.to_sparse(2)),  # vectors as entries
+    "adj: expected two sparse dimensions, got 1": lambda: as_graph(EYE.to_sparse(1)),
     "adj: ...dense, COO, CSR or CSC..., got torch.sparse_bsr": lambda: as_graph(EYE.to_sparse_bsr((3, 3))),
     "adj: expected real numbers, got torch.complex64": lambda: as_graph(EYE.cfloat()),
     "adj: expected layout torch.strided, got torch.sparse_coo": lambda: Graph.from_dense(coo(EYE)),
@@ -83,7 +91,12 @@ VALUE_ERRORS = {
         lambda: Graph.batch([GRAPH, GRAPH.with_weight(WEIGHT)])
     ),
     "graphs: expected all on cpu, ...got one on meta": lambda: Graph.batch([GRAPH, GRAPH.to("meta")]),
+    # features
+    "x: expected shape [num_nodes = 3, 3], got (2, 3)": lambda: nn.GraphConvolutionLayer(3, 2)(EYE[:2], GRAPH),
+    "x: expected shape [num_nodes, 3], got (3, 2)": lambda: conv(EYE[:, :2], IDS),
+    "x: expected shape [num_nodes = 3, 3], got (4, 3)": lambda: conv(FOUR, GRAPH),
     # normalisation
+    "dtype: expected torch.float32 or torch.float64, got torch.float16": lambda: GRAPH.degree(torch.float16),
     "normalize: expected one of ...'sym', 'row'..., got 'mean'": lambda: GRAPH.normalization("mean"),
     "weight: ...at least 0 for a normalisation, got -2.0 at node 1": lambda: weighted(1.0, -2.0).normalization("sym"),
     "weight: ...at least 0 for a normalisation, got nan at node 0": (
@@ -104,6 +117,13 @@ TYPE_ERRORS = {
     "adj: expected a scipy sparse matrix or array, got Tensor": lambda: Graph.from_scipy(EYE),
     "graph: expected a networkx graph, got Tensor": lambda: Graph.from_networkx(EYE),
     "graphs: expected advkern.Graph objects, got Tensor": lambda: Graph.batch([EYE]),
+    "edge_index: expected ids ...got list": lambda: conv(EYE, [[0, 1], [1, 0]]),
+    "edge_weight: expected a tensor, got list": lambda: conv(FOUR, IDS, [1.0, 1.0, 1.0]),
+    "in_features: expected an integer, got 2.5": lambda: nn.GraphConvolutionLayer(2.5, 2),
+    "out_channels: expected an integer, got None": lambda: nn.GCNConv(2, None),
+    "dropout: expected a number, got None": lambda: nn.GCN(2, 2, 2, dropout=None),
+    "num_layers: expected an integer, got '2'": lambda: nn.GCN(2, 2, 2, "2"),
+    "device: expected a device, got torch.float64": lambda: GRAPH.to(torch.float64),
 }
 
 

@@ -13,18 +13,27 @@ from advkern import backend
 ROOT = Path(__file__).parents[1]
 OPS = sorted(backend.registered_ops())
 PLACES = (
+    "csrc/{op}/{op}_cpu.h",
     "csrc/{op}/{op}_cpu.cpp",
     "advkern/ops/{op}.py",
     "advkern/reference/{op}.py",
     "tests/ops/test_{op}.py",
     "benchmarks/bench_{op}.py",
 )
+CPP_TEST = "tests/csrc/test_{op}.cpp"  # others lie there too
+CUDA_PLACES = ("csrc/{op}/{op}.cuh", "csrc/{op}/{op}_cuda.cu", "tests/csrc/emulated_{op}.cpp")
 
 
 @pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", [*PLACES, CPP_TEST])
 def test_op_has_a_file_in_every_place(op, place):
     assert (ROOT / place.format(op=op)).is_file()
+
+
+@pytest.mark.parametrize("place", CUDA_PLACES)
+def test_op_has_cuda_kernels_where_it_says_so(place):
+    found = {op for op in OPS if (ROOT / place.format(op=op)).is_file()}
+    assert found == {op for op in OPS if backend.why_not(op, "cuda", "cuda") != f"{op} has no cuda kernel"}
 
 
 @pytest.mark.parametrize("place", PLACES)

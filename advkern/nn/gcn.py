@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from advkern.adjacency import as_graph, edge_index_as_graph
 from advkern.graph import NORMALIZATIONS, Graph
+from advkern.nn._checks import check_probability, check_size
 from advkern.ops.gcn_aggregate import gcn_aggregate
 from advkern.reference.gcn_aggregate import ACTIVATION_NAMES
 
@@ -44,8 +45,8 @@ class GraphConvolutionLayer(nn.Module):
         activation: str | Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        _check_size("in_features", in_features)
-        _check_size("out_features", out_features)
+        check_size("in_features", in_features)
+        check_size("out_features", out_features)
         _check_options(normalize, activation)
         self.in_features, self.out_features = in_features, out_features
         self.normalize, self.add_self_loops, self.activation = normalize, add_self_loops, activation
@@ -57,9 +58,9 @@ class GraphConvolutionLayer(nn.Module):
     def forward(self, x: Tensor, adj: Any) -> Tensor:
         """Convolve ``x: [N, in_features]`` over ``adj`` (a matrix of any kind or an ``advkern.Graph``)."""
         graph = as_graph(adj)
+        _check_features(x, self.in_features, graph.num_nodes)
         if self.add_self_loops:
             graph = graph.with_self_loops()
-        _check_features(x, self.in_features)
         return _convolve(graph, x, self.weight, self.bias, self.normalize, self.activation)
 
     def extra_repr(self) -> str:
@@ -99,9 +100,8 @@ class GCN(nn.Module):
         add_self_loops: bool = False,
     ) -> None:
         super().__init__()
-        _check_size("num_layers", num_layers)
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"dropout: expected a probability in [0, 1], got {dropout}")
+        check_size("num_layers", num_layers)
+        check_probability("dropout", dropout)
         sizes = [input_dim] + [hidden_dim] * (num_layers - 1) + [output_dim]
         self.layers = nn.ModuleList(
             GraphConvolutionLayer(
@@ -169,8 +169,8 @@ class GCNConv(nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        _check_size("in_channels", in_channels)
-        _check_size("out_channels", out_channels)
+        check_size("in_channels", in_channels)
+        check_size("out_channels", out_channels)
         for name, value in kwargs.items():
             if (name, value) not in (("aggr", "add"), ("aggr", "sum"), ("flow", "source_to_target"), ("node_dim", -2)):
                 raise ValueError(f"{name}: expected PyTorch Geometric's default for GCNConv, got {value!r}")
@@ -195,6 +195,7 @@ class GCNConv(nn.Module):
         """Convolve ``x``; edges run from ``edge_index[0]`` to ``edge_index[1]``."""
         _check_features(x, self.in_channels)
         graph = edge_index_as_graph(edge_index, edge_weight, x.shape[0])
+        _check_features(x, self.in_channels, graph.num_nodes)
         if self.add_self_loops:
             graph = graph.with_self_loops(2.0 if self.improved else 1.0)
         mode = "sym" if self.normalize else None
@@ -222,12 +223,6 @@ def _convolve(
     return activation(out) if callable(activation) else out
 
 
-def _check_size(name: str, size: int) -> None:
-    if size < 1:
-        lazy = " (lazy sizes are not supported)" if size == -1 else ""
-        raise ValueError(f"{name}: expected a size of at least 1{lazy}, got {size}")
-
-
 def _check_options(normalize: str | None, activation: Any) -> None:
     if normalize not in NORMALIZATIONS:
         raise ValueError(f"normalize: expected one of {NORMALIZATIONS}, got {normalize!r}")
@@ -235,8 +230,9 @@ def _check_options(normalize: str | None, activation: Any) -> None:
         raise ValueError(f"activation: expected one of {ACTIVATION_NAMES} or a callable, got {activation!r}")
 
 
-def _check_features(x: Tensor, channels: int) -> None:
+def _check_features(x: Tensor, channels: int, num_nodes: int | None = None) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"x: expected a tensor (bipartite pairs are not supported), got {type(x).__name__}")
-    if x.dim() != 2 or x.shape[1] != channels:
-        raise ValueError(f"x: expected shape [num_nodes, {channels}], got {tuple(x.shape)}")
+    if x.dim() != 2 or x.shape[1] != channels or num_nodes not in (None, x.shape[0]):
+        rows = "num_nodes" if num_nodes is None else f"num_nodes = {num_nodes}"
+        raise ValueError(f"x: expected shape [{rows}, {channels}], got {tuple(x.shape)}")

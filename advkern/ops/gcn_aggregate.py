@@ -111,7 +111,7 @@ class GcnAggregateFunction(torch.autograd.Function):
                 grad_row = _aggregate(adjacency, column, where, weighted)[:, 0]
             if needs_col:
                 grad_col = _aggregate(adjacency.transpose(), row_column, where, weighted[adjacency.perm])[:, 0]
-        grad_bias = grad.sum(0, dtype=acc) if needs_bias else None
+        grad_bias = _sum_of_rows(grad, acc) if needs_bias else None
         return grad_x, grad_weight, grad_row, grad_col, grad_bias, None, None, None
 
 
@@ -223,6 +223,13 @@ def _activation_backward(grad: Tensor, out: Tensor | None, activation: int) -> T
     return grad * torch.where(out > 0, 1, out + 1)  # elu
 
 
+def _sum_of_rows(grad: Tensor, acc: torch.dtype) -> Tensor:
+    """The same on any number of threads: torch splits the sum of a single channel among them, never that of two."""
+    channels = grad.shape[1]
+    wide = grad.expand(-1, 2) if channels == 1 else grad
+    return wide.sum(0, dtype=acc)[:channels]
+
+
 def gcn_aggregate(
     graph: Graph,  # N nodes, E edges
     x: Tensor,  # [num_nodes, channels]
@@ -242,9 +249,8 @@ def gcn_aggregate(
     * ``"row"``: ``r = 1/d``, ``c = 1``, the mean (Hamilton et al. 2017, arXiv:1706.02216)
 
     A row without edges aggregates to 0, and a degree of 0 gives the factor 0. Differentiable any number of times
-    in ``x``, the weights (through the degrees too) and ``bias``. The result is bitwise the same run after run and
-    on any number of threads, but for the bias gradient of a single channel. Memory: O(N F + E) on the kernels; plain
-    PyTorch's gradient by the weights takes O(E F).
+    in ``x``, the weights (through the degrees too) and ``bias``. Results and gradients are bitwise the same run after
+    run and on any number of threads. Memory: O(N F + E).
 
     Args:
         graph: row *i* gathers from the columns it stores.

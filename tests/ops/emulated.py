@@ -27,8 +27,8 @@ from torch import Tensor
 
 import advkern.ops  # noqa: F401  # defines the ops
 from advkern import backend, use_backend
-from advkern.graph import chunks_of_long_rows
 from advkern.ops import _schema
+from advkern.structure import chunks_of_long_rows
 
 ROOT = Path(__file__).parents[2]
 NAMESPACE = "advkern_emulated"

@@ -38,10 +38,11 @@ class Case:
     def leaves(self) -> dict[str, Tensor]:
         return {name: t.detach().clone().requires_grad_() for name, t in self.tensors.items()}
 
-    def magnitude(self) -> float:
-        """A bound on the sum of the terms' magnitudes: the formula of the tensors' magnitudes."""
-        out = self.formula(**{name: t.double().abs() for name, t in self.tensors.items()})
-        return float(out.abs().max()) if out.numel() else 0.0
+    def magnitudes(self) -> dict[str, float]:
+        """The sums of the terms' magnitudes, of output and gradients: the formula's of the tensors' magnitudes."""
+        positive = replace(self, tensors={name: t.double().abs() for name, t in self.tensors.items()})
+        results = value_and_grads(positive, self.formula, cotangent_of=torch.Tensor.abs)
+        return {name: float(t.abs().max()) if t.numel() else 0.0 for name, t in results.items()}
 
 
 @contextmanager
@@ -72,11 +73,13 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def value_and_grads(case: Case, function: Callable[..., Tensor]) -> dict[str, Tensor]:
-    """The output, and the gradients of its product with fixed random numbers."""
+def value_and_grads(
+    case: Case, function: Callable[..., Tensor], cotangent_of: Callable[[Tensor], Tensor] = torch.clone
+) -> dict[str, Tensor]:
+    """The output, and the gradients of its product with (a function of) fixed random numbers."""
     leaves = case.leaves()
     out = function(**leaves)
-    cotangent = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
+    cotangent = cotangent_of(torch.randn(out.shape, generator=torch.Generator().manual_seed(1))).to(out.dtype)
     grads = torch.autograd.grad(out, list(leaves.values()), cotangent)
     return {"output": out.detach()} | {f"grad_{name}": g for name, g in zip(leaves, grads, strict=True)}
 
@@ -87,9 +90,9 @@ def assert_case_matches(case: Case, dtype: torch.dtype) -> None:
     actual = value_and_grads(case, case.call)
     exact = value_and_grads(case.to(torch.float64), case.formula)
     yardstick = value_and_grads(case, case.formula)
+    magnitudes = case.magnitudes()
     for name, value in actual.items():
-        magnitude = max(case.magnitude(), float(exact[name].abs().max()) if exact[name].numel() else 0.0)
-        assert_matches(value, exact[name], yardstick[name], magnitude, name)
+        assert_matches(value, exact[name], yardstick[name], magnitudes[name], name)
 
 
 class OpSuite:
@@ -243,7 +246,7 @@ class OpSuite:
         assert all(leaf.grad.dtype == torch.float32 for leaf in leaves.values())
         exact = case.formula(**case.to(torch.float64).tensors)
         half = case.to(torch.bfloat16)
-        assert_matches(out.detach(), exact, half.formula(**half.tensors), case.magnitude())
+        assert_matches(out.detach(), exact, half.formula(**half.tensors), case.magnitudes()["output"])
 
     def test_func_grad_and_vmap(self, place, small):
         case = self.case(small)
