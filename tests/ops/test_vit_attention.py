@@ -41,17 +41,31 @@ CASES = {
 
 
 class AttentionCase(Case):
-    """The weights carry the roundings of their scores: relative errors of eps times the terms of a score."""
+    """The formula of magnitudes takes another softmax: here each sum is over magnitudes times the true weights.
 
-    def magnitude(self) -> float:
-        q, k, v = (
-            t.double().abs()
-            for t in (self.tensors["qkv"].unbind(2) if "qkv" in self.tensors else self.tensors.values())
-        )
-        if not v.numel():
-            return 0.0
-        scores = torch.einsum("bihd,bjhd->bhij", q, k) * q.shape[-1] ** -0.5
-        return float((1 + scores.max()) * v.max())
+    A weight carries the roundings of its score, eps times the sum of the score's terms, and so does what it enters.
+    """
+
+    def magnitudes(self) -> dict[str, float]:
+        tensors = {name: t.double() for name, t in self.tensors.items()}
+        q, k, v = tensors["qkv"].unbind(2) if "qkv" in tensors else tensors.values()
+        if not q.numel():
+            return dict.fromkeys(("output", *(f"grad_{name}" for name in self.tensors)), 0.0)
+        weights = self.formula(**tensors, weights_only=True)
+        q, k, v = q.abs(), k.abs(), v.abs()
+        grad = torch.randn(v.shape, generator=torch.Generator().manual_seed(1)).double().abs()
+        scale = q.shape[-1] ** -0.5
+        scores = 1 + scale * torch.einsum("bihd,bjhd->bhij", q, k).max()
+        grad_weights = weights * torch.einsum("bihd,bjhd->bhij", grad, v)
+        grad_scores = scale * (grad_weights + weights * grad_weights.sum(-1, keepdim=True))
+        results = {
+            "output": torch.einsum("bhij,bjhd->bihd", weights, v),
+            "grad_q": torch.einsum("bhij,bjhd->bihd", grad_scores, k),
+            "grad_k": torch.einsum("bhij,bihd->bjhd", grad_scores, q),
+            "grad_v": torch.einsum("bhij,bihd->bjhd", weights, grad),
+        }
+        sums = {name: float(scores * result.max()) for name, result in results.items()}
+        return sums | {"grad_qkv": max(sums["grad_q"], sums["grad_k"], sums["grad_v"])}
 
 
 def make_case(batch, length, heads, dim, separate=False, hidden=0.0, scale=None, dropout=0.0) -> Case:
@@ -69,17 +83,18 @@ def make_case(batch, length, heads, dim, separate=False, hidden=0.0, scale=None,
         arguments = {"scale": scale, "dropout": dropout, "training": True, "key_padding_mask": mask}
         return vit_attention((q, k, v) if separate else qkv, **arguments)
 
-    def formula(qkv=None, q=None, k=None, v=None):
+    def formula(qkv=None, q=None, k=None, v=None, weights_only=False):
         q, k, v = (q, k, v) if separate else qkv.unbind(2)
         torch.manual_seed(5)
         seed = torch.ops.advkern.seed(q) if dropout else None
-        return dense_formula(q, k, v, mask, max(dim, 1) ** -0.5 if scale is None else scale, seed, dropout)
+        weights = dense_weights(q, k, mask, max(dim, 1) ** -0.5 if scale is None else scale, seed, dropout)
+        return weights if weights_only else torch.einsum("bhij,bjhd->bihd", weights, v)
 
     return AttentionCase(tensors, call, formula)
 
 
-def dense_formula(q, k, v, mask, scale, seed, dropout) -> Tensor:
-    """The op's docstring in dense products, in the type of q."""
+def dense_weights(q, k, mask=None, scale=1.0, seed=None, dropout=0.0) -> Tensor:
+    """The weights of the op's docstring as dropout leaves them, in the type of q."""
     scores = torch.einsum("bihd,bjhd->bhij", q * scale, k)
     if mask is not None:
         scores = scores.masked_fill(mask[:, None, None], torch.finfo(q.dtype).min)
@@ -88,7 +103,7 @@ def dense_formula(q, k, v, mask, scale, seed, dropout) -> Tensor:
         weights = weights.masked_fill(mask[:, None, None], 0)
     if seed is not None:
         weights = weights * reference.dropout_factor(weights, seed, dropout)
-    return torch.einsum("bhij,bjhd->bihd", weights, v)
+    return weights
 
 
 class TestVitAttention(OpSuite):
@@ -238,7 +253,8 @@ class TestVitAttention(OpSuite):
         qkv = (80 * torch.randn(1, 20, 3, 2, 64, generator=torch.Generator().manual_seed(0))).half()
         with running_on(place):
             out = vit_attention(qkv, return_lse=True)[0]
-        exact = dense_formula(*qkv.double().unbind(2), None, 0.125, None, 0.0)
+        q, k, v = qkv.double().unbind(2)
+        exact = torch.einsum("bhij,bjhd->bihd", dense_weights(q, k, scale=0.125), v)
         assert_matches(out, exact, exact.half(), float(qkv.double().abs().max()))
 
     def test_mask_of_dropout_is_the_reference_s(self, place, dtype):
