@@ -53,7 +53,7 @@ def demo_extra() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        mend = f"needs {str(error.name).partition('.')[0]}: pip install 'advkern[demo]'"
+        mend = f"needs {str(error.name).partition('.')[0]}: pip install '.[demo]'"
         raise MissingExtraError(mend, name=error.name) from error
 
 

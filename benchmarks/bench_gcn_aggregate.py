@@ -66,7 +66,8 @@ def bench_forward_backward(compare, threads, graphs, graph_name, channels):
     compare(candidates, truth, work="forward+backward", graph=graph_name, channels=channels, threads=threads)
 
 
-def bench_overhead(compare):
+@pytest.mark.parametrize("threads", [1], ids=["1thread"], indirect=True)
+def bench_overhead(compare, threads):
     """One call on Zachary's karate club, 34 nodes: what is left beyond the kernel is overhead."""
     networkx = pytest.importorskip("networkx")
     graph = Graph.from_networkx(networkx.karate_club_graph(), weight=None)
@@ -75,7 +76,7 @@ def bench_overhead(compare):
     kernel = lambda: op(graph.rowptr, graph.col, graph.schedule, x, None, None, None, None, 0)  # noqa: E731
     candidates = {"advkern": lambda: gcn_aggregate(graph, x), "schema_op": kernel}
     candidates |= {name: lambda f=f: f(x) for name, f in peers(graph).items()}
-    compare(candidates, lambda: exact(graph, x), work="overhead", graph="karate", channels=16, threads=1)
+    compare(candidates, lambda: exact(graph, x), work="overhead", graph="karate", channels=16, threads=threads)
 
 
 def exact(graph: Graph, x: torch.Tensor) -> torch.Tensor:

@@ -92,7 +92,7 @@ def test_missing_extra_is_one_line(tmp_path):
     code = "sys.modules['rich'] = None; from advkern.cli import main; sys.exit(main(sys.argv[1:]))"
     ran = run_python(code, "demo", "--output", str(tmp_path))
     assert ran.returncode == 1
-    assert ran.stderr == "advkern: needs rich: pip install 'advkern[demo]'\n"
+    assert ran.stderr == "advkern: needs rich: pip install '.[demo]'\n"
 
 
 def test_info_loads_nothing_that_only_the_demo_needs():

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // out[i] = act(s_i * sum_{e in row i} w_e c_j x[j] + b),  j = col[e].
-// A row at a time, its sums in registers over a tile of up to kMaxVecs vectors of features; the rows that later
-// edges will need are prefetched. Torch-free; included once per instruction set by common/for_each_isa.h.
+// A row at a time, its sums in registers over a tile of up to kMaxVecs vectors of features; features of one vector
+// go by in batches of rows. The rows that later edges will need are prefetched. Torch-free; included once per
+// instruction set by common/for_each_isa.h.
 #ifndef ADVKERN_GCN_AGGREGATE_CPU_H
 #define ADVKERN_GCN_AGGREGATE_CPU_H
 namespace advkern {
@@ -39,6 +40,8 @@ namespace advkern::ADVKERN_ISA {
 constexpr int kMaxVecs = 8;  // vectors of features a tile holds in registers; 16 gain nothing
 constexpr int kAhead = 32;   // edges between a prefetch and its use; below ~24 it arrives too late
 constexpr int kLineBytes = 64;
+constexpr int kBatchRows = 128;  // a batch's sums and starts stay in the first-level cache
+constexpr int kBatchEdges = 512;
 
 // Edges of row i, or an empty range where rowptr cannot be trusted.
 struct RowEdges {
@@ -66,12 +69,28 @@ ADVKERN_INLINE void prefetch(const scalar_t* base, uint64_t offset, int64_t byte
     __builtin_prefetch(reinterpret_cast<const char*>(address + uintptr_t(line)));
 }
 
+// The id whose row will be needed kAhead edges after edge e.
+template <typename index_t>
+ADVKERN_INLINE uint64_t id_ahead(const index_t* col, int64_t e, int64_t num_edges) {
+  return uint64_t(col[e + kAhead < num_edges ? e + kAhead : num_edges - 1]);
+}
+
 template <typename acc_t>
 ADVKERN_INLINE Vec<acc_t> activate(Vec<acc_t> v, int64_t activation) {
   if (activation == 1) return v < 0 ? Vec<acc_t>{} : v;  // relu; NaN passes through
   if (activation == 2)                                   // elu
     for (int k = 0; k < kLanes<acc_t>; ++k) v[k] = v[k] > 0 ? v[k] : ::expm1(v[k]);
   return v;
+}
+
+// out = act(s_i * sum + b), of row i, one vector of features from `first` on.
+template <typename scalar_t, typename index_t>
+ADVKERN_INLINE void finish(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t row, int64_t first,
+                           Vec<acc_of<scalar_t>> sum) {
+  const int64_t left = a.channels - first;
+  if (a.row_scale) sum *= a.row_scale[row];
+  if (a.bias) sum += load_part(a.bias + first, left);
+  store_part(a.out + row * a.channels + first, activate<acc_of<scalar_t>>(sum, a.activation), left);
 }
 
 // Row i, features [first, first + kVecs * lanes). False where an id or an offset is out of range.
@@ -87,8 +106,8 @@ static bool aggregate_tile(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t
 #pragma GCC unroll 8
   for (int k = 0; k < kVecs; ++k) sum[k] = Vec<acc_t>{};
   for (int64_t e = edges.begin; e < edges.end; ++e) {
-    const uint64_t ahead = uint64_t(a.col[e + kAhead < a.num_edges ? e + kAhead : a.num_edges - 1]);
-    prefetch(a.x, ahead * uint64_t(a.channels) + uint64_t(first), kVecs * lanes * int64_t(sizeof(scalar_t)));
+    prefetch(a.x, id_ahead(a.col, e, a.num_edges) * uint64_t(a.channels) + uint64_t(first),
+             kVecs * lanes * int64_t(sizeof(scalar_t)));
     const int64_t j = a.col[e];
     if (uint64_t(j) >= uint64_t(a.num_nodes)) {
       valid = false;
@@ -102,14 +121,8 @@ static bool aggregate_tile(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t
     sum[kVecs - 1] += coefficient * load_inside(source + (kVecs - 1) * lanes, limit);
   }
 
-  scalar_t* const target = a.out + row * a.channels + first;
 #pragma GCC unroll 8
-  for (int k = 0; k < kVecs; ++k) {
-    const int64_t left = a.channels - first - k * lanes;
-    if (a.row_scale) sum[k] *= a.row_scale[row];
-    if (a.bias) sum[k] += load_part(a.bias + first + k * lanes, left);
-    store_part(target + k * lanes, activate<acc_t>(sum[k], a.activation), left);
-  }
+  for (int k = 0; k < kVecs; ++k) finish(a, row, first + k * lanes, sum[k]);
   return valid;
 }
 
@@ -131,8 +144,99 @@ static bool aggregate_row(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t 
   return valid;
 }
 
+// Where the rows of a batch begin among its edges.
+template <typename acc_t>
+struct RowStarts {
+  typedef decltype(Vec<acc_t>{} == Vec<acc_t>{}) mask_t;
+  typedef decltype(mask_t{}[0] + 0) bits_t;
+  int64_t rows_before[kBatchEdges + 1];  // rows that begin with the edge, the batch's first one left out
+  bits_t goes_on[kBatchEdges + 1];       // all ones where the edge is of the row of the edge before it
+
+  // False where the offsets are damaged.
+  bool find(const int64_t* rowptr, int64_t rows) {
+    const int64_t first = rowptr[0], last = rowptr[rows];
+    for (int64_t e = 0; e <= last - first; ++e) rows_before[e] = 0, goes_on[e] = ~bits_t(0);
+    goes_on[0] = 0;
+    for (int64_t row = 1; row < rows; ++row) {
+      if (rowptr[row] < rowptr[row - 1] || rowptr[row] > last) return false;
+      ++rows_before[rowptr[row] - first];
+      goes_on[rowptr[row] - first] = 0;
+    }
+    return true;
+  }
+};
+
+template <typename index_t>
+ADVKERN_INLINE bool all_inside(const index_t* col, int64_t count, int64_t num_nodes) {
+  index_t least = 0, most = 0;
+  for (int64_t e = 0; e < count; ++e) {
+    least = col[e] < least ? col[e] : least;
+    most = col[e] > most ? col[e] : most;
+  }
+  return count == 0 || (least >= 0 && int64_t(most) < num_nodes);
+}
+
+// So many rows from `row` on that they make a batch; 0 where already one has too many edges, or bad offsets.
+template <typename scalar_t, typename index_t>
+ADVKERN_INLINE int64_t rows_of_batch(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t row, int64_t end) {
+  int64_t rows = end - row < kBatchRows ? end - row : kBatchRows;
+  while (rows && uint64_t(a.rowptr[row + rows] - a.rowptr[row]) > uint64_t(kBatchEdges)) rows /= 2;
+  return rows && a.rowptr[row] >= 0 && a.rowptr[row + rows] <= a.num_edges ? rows : 0;
+}
+
+// A batch of rows of at most one vector of features. A loop a row would mispredict its end, which at a few edges a
+// row costs more than the edges. So the edges go by in one stream: each adds to its row's sum, or starts it, and
+// stores it; no branch depends on where a row ends. False, and nothing done, where the graph is damaged.
+template <bool kWeighted, typename scalar_t, typename index_t>
+static bool aggregate_batch(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t begin, int64_t rows) {
+  using acc_t = acc_of<scalar_t>;
+  using mask_t = typename RowStarts<acc_t>::mask_t;
+  const int64_t first = a.rowptr[begin], last = a.rowptr[begin + rows];
+  RowStarts<acc_t> starts;
+  if (!all_inside(a.col + first, last - first, a.num_nodes) || !starts.find(a.rowptr + begin, rows)) return false;
+
+  Vec<acc_t> sums[kBatchRows];  // of rows without edges too
+  for (int64_t row = 0; row < rows; ++row) sums[row] = Vec<acc_t>{};
+  const scalar_t* const limit = a.x + a.num_nodes * a.channels;
+  Vec<acc_t> sum{}, *target = sums;
+  for (int64_t e = first; e < last; ++e) {
+    prefetch(a.x, id_ahead(a.col, e, a.num_edges) * uint64_t(a.channels), kLineBytes);
+    const int64_t j = a.col[e];
+    target += starts.rows_before[e - first];
+    const mask_t goes_on = (mask_t{} + starts.goes_on[e - first]) != 0;
+    Vec<acc_t> term = load_inside(a.x + j * a.channels, limit);
+    if constexpr (kWeighted) {
+      acc_t coefficient = a.weight ? a.weight[e] : acc_t(1);
+      if (a.col_scale) coefficient *= a.col_scale[j];
+      term *= coefficient;
+    }
+    sum = goes_on ? sum + term : term;
+    *target = sum;
+  }
+  for (int64_t row = 0; row < rows; ++row) finish(a, begin + row, 0, sums[row]);
+  return true;
+}
+
+template <bool kWeighted, typename scalar_t, typename index_t>
+static bool aggregate_in_batches(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t begin, int64_t end) {
+  bool valid = true;
+  while (begin < end) {
+    int64_t rows = rows_of_batch(a, begin, end);
+    if (rows == 0 || !aggregate_batch<kWeighted>(a, begin, rows)) {
+      valid &= aggregate_tile<1>(a, begin, 0);
+      rows = 1;
+    }
+    begin += rows;
+  }
+  return valid;
+}
+
 template <typename scalar_t, typename index_t>
 static bool gcn_aggregate_rows(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t begin, int64_t end) {
+  if (0 < a.channels && a.channels <= kLanes<acc_of<scalar_t>>) {
+    const bool weighted = a.weight || a.col_scale;
+    return weighted ? aggregate_in_batches<true>(a, begin, end) : aggregate_in_batches<false>(a, begin, end);
+  }
   bool valid = true;
   for (int64_t row = begin; row < end; ++row) valid &= aggregate_row(a, row);
   return valid;
@@ -150,8 +254,7 @@ static bool edge_dot_rows(const EdgeDotArgs<scalar_t, index_t>& t, int64_t begin
     valid &= edges.valid;
     const scalar_t* const a = t.a + row * t.channels;
     for (int64_t e = edges.begin; e < edges.end; ++e) {
-      const uint64_t ahead = uint64_t(t.col[e + kAhead < t.num_edges ? e + kAhead : t.num_edges - 1]);
-      prefetch(t.b, ahead * uint64_t(t.channels), t.channels * int64_t(sizeof(scalar_t)));
+      prefetch(t.b, id_ahead(t.col, e, t.num_edges) * uint64_t(t.channels), t.channels * int64_t(sizeof(scalar_t)));
       const int64_t j = t.col[e];
       if (uint64_t(j) >= uint64_t(t.num_nodes)) {
         valid = false;

@@ -27,6 +27,8 @@ CASES = {
     "several_tiles": ("uniform", 300, {"weighted": True, "normalize": "sym"}),
     "full_tile": ("uniform", 128, {"bias": True}),
     "one_huge_row": ("hub", 20, {"normalize": "sym"}),
+    "one_huge_row_among_batches": ("hub", 4, {"normalize": "sym", "weighted": True}),
+    "batches": ("large", 4, {"normalize": "row", "bias": True, "activation": "relu"}),
     "half_the_nodes_isolated": ("isolated", 12, {"normalize": "sym", "bias": True, "activation": "relu"}),
     "multiple_edges_and_loops": ("multi", 9, {"weighted": True, "normalize": "sym"}),
     "no_edges": ("no_edges", 5, {"normalize": "sym", "bias": True}),
@@ -44,6 +46,7 @@ GRAPHS = {
     "weighted": lambda k, ids: uniform_graph(50 + 10 * k, 200, seed=k, weighted=True, index_dtype=ids),
     "power_law": lambda k, ids: power_law_graph(80, 500, index_dtype=ids),
     "hub": lambda k, ids: _with_ids(hub_graph(3000, 500), ids),
+    "large": lambda k, ids: _with_ids(uniform_graph(1000, 3000), ids),
     "isolated": lambda k, ids: _with_ids(isolated_graph(60, 150), ids),
     "multi": lambda k, ids: uniform_graph(8, 200, index_dtype=ids),
     "no_edges": lambda k, ids: uniform_graph(6, 0, index_dtype=ids),
@@ -213,23 +216,25 @@ class TestGcnAggregate(OpSuite):
         assert out[1] == float("inf") and out[2].isnan() and out[0] == 1
 
     @pytest.mark.parametrize("bad_id", [-1, 5, 2**31 - 1])
-    def test_damaged_column_ends_in_an_error(self, place, bad_id):
+    @pytest.mark.parametrize("channels", [3, 40])  # in batches and by itself
+    def test_damaged_column_ends_in_an_error(self, place, channels, bad_id):
         graph = uniform_graph(5, 9)
         graph.col[3] = bad_id
         if place == EMULATED:
             return assert_nan_in_rows(graph, {int(graph.row[3])})
         with running_on(place), pytest.raises((RuntimeError, IndexError), match=r"graph is damaged: col must lie in"):
-            gcn_aggregate(graph, torch.randn(5, 3))
+            gcn_aggregate(graph, torch.randn(5, channels))
 
     @pytest.mark.parametrize("bad_offset", [-7, 10**9])
-    def test_damaged_rowptr_ends_in_an_error(self, place, bad_offset):
+    @pytest.mark.parametrize("channels", [3, 40])
+    def test_damaged_rowptr_ends_in_an_error(self, place, channels, bad_offset):
         graph = uniform_graph(5, 9)
         _ = graph.schedule
         graph.rowptr[2] = bad_offset
         if place == EMULATED:
             return assert_nan_in_rows(graph, {1, 2})
         with running_on(place), pytest.raises((RuntimeError, IndexError), match=r"graph is damaged"):
-            gcn_aggregate(graph, torch.randn(5, 3))
+            gcn_aggregate(graph, torch.randn(5, channels))
 
     @pytest.mark.parametrize("bad_id", [-1, 5])
     def test_damaged_id_ends_in_an_error_in_the_edge_dot_product_too(self, place, bad_id):
