@@ -1,9 +1,11 @@
 """``vit_attention`` in Triton: ``out[i] = sum_j softmax_j(scale <q[i], k[j]>) v[j]`` and its gradient by recomputation.
 
 Forward: a program a block of queries, which runs over whole blocks of keys and a narrow tail (a class token beside
-whole blocks costs 16 keys, not a block), with an online softmax in base 2. Backward up to 257 positions: a program a
-head, the head's keys in one tile, their gradients on chip. Beyond: one pass for the gradient of q, one for k and v.
-Nothing is added atomically. Dao et al. 2022 (arXiv:2205.14135), Dao 2023 (arXiv:2307.08691).
+whole blocks costs 16 keys, not a block), with an online softmax in base 2. Backward: of half types, dims up to 64 and
+lengths up to ONE_PROGRAM_LENGTH a program a head, the head's keys in one tile, their gradients on chip; else one pass
+for the gradient of q and one for k and v. Nothing is added atomically.
+
+Dao et al. 2022 (arXiv:2205.14135), Dao 2023 (arXiv:2307.08691).
 """
 
 from __future__ import annotations
@@ -19,16 +21,26 @@ INTERPRETED = triton.knobs.runtime.interpret
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 TAIL = tl.constexpr(16)  # keys of a block beyond the whole ones; the least that tl.dot takes
-ONE_PROGRAM_LENGTH = 257  # up to which a head's backward is one program
+ONE_PROGRAM_LENGTH = 144  # up to which a head's backward is one program: a tile of 128 keys and a tail; 256 spill
 
-# (BLOCK_M, BLOCK_N, warps, stages) by form and padded dim: the largest tiles that spill nothing on sm_80 and sm_90 in
-# any type, held by tests/test_triton.py. In the one-program form BLOCK_N, all keys but the tail, follows the length.
+# (BLOCK_M, BLOCK_N, warps, stages) by form, half or full precision, and padded dim: the largest that were found not to
+# spill on sm_80 and sm_90 (advkern/_triton/instances.py prints them, tests/test_triton.py holds them). Float32 is
+# multiplied without tensor cores, from registers. In the one-program form BLOCK_N, all keys but a tail, follows the
+# length.
+_NARROW = (16, 32)
 TILES = {
-    "fwd": {16: (64, 64, 4, 2), 32: (64, 64, 4, 2), 64: (64, 64, 4, 2), 128: (64, 32, 8, 2)},
-    "bwd_one": {16: (16, 0, 8, 1), 32: (16, 0, 8, 1), 64: (16, 0, 8, 1), 128: (16, 0, 8, 1)},
-    "bwd_q": {16: (64, 32, 4, 2), 32: (64, 32, 4, 2), 64: (64, 32, 4, 2), 128: (32, 32, 4, 1)},
-    "bwd_kv": {16: (32, 64, 4, 2), 32: (32, 64, 4, 2), 64: (32, 64, 8, 2), 128: (32, 32, 8, 1)},
+    ("fwd", "half"): dict.fromkeys((*_NARROW, 64), (64, 64, 4, 2)) | {128: (64, 32, 8, 2)},
+    ("fwd", "full"): dict.fromkeys((*_NARROW, 64), (32, 32, 8, 1)) | {128: (16, 16, 8, 1)},
+    ("bwd_one", "half"): dict.fromkeys((*_NARROW, 64), (16, 0, 8, 1)),
+    ("bwd_q", "half"): dict.fromkeys((*_NARROW, 64), (64, 32, 4, 2)) | {128: (32, 32, 8, 1)},
+    ("bwd_q", "full"): dict.fromkeys((*_NARROW, 64), (32, 32, 8, 1)) | {128: (16, 16, 8, 1)},
+    ("bwd_kv", "half"): dict.fromkeys((*_NARROW, 64), (32, 64, 8, 2)) | {128: (32, 32, 8, 2)},
+    ("bwd_kv", "full"): dict.fromkeys((*_NARROW, 64), (32, 32, 8, 1)) | {128: (16, 16, 8, 1)},
 }
+_HALF = (torch.bfloat16, torch.float16)
+
+# fmt: off
+# (a signature of twenty names in twenty lines hides the kernel)
 
 
 @triton.jit
@@ -75,7 +87,7 @@ def _scores(
 def _keep(
     seed, head_index, queries, first, threshold, kept, ROWS: tl.constexpr, WIDTH: tl.constexpr, ACC: tl.constexpr
 ):
-    """0 or ``kept``, [ROWS, WIDTH]: 16 bits of the words of counter (key // 8, query, head_index, 0), low half first."""
+    """0 or ``kept``, [ROWS, WIDTH]: 16 bits each of the words of counter (key // 8, query, head, 0), low first."""
     groups = first // 8 + tl.arange(0, WIDTH // 8)
     zeros = tl.zeros([ROWS, WIDTH // 8], dtype=tl.int32)
     w0, w1, w2, w3 = tl.philox(seed, zeros + groups[None, :], zeros + queries[:, None], zeros + head_index, zeros)
@@ -337,19 +349,27 @@ def vit_attention_bwd_kv_kernel(
     _store_rows(target + 2 * rows, 3 * rows, first_key, length, dim, grad_v, BLOCK_N, BLOCK_D)
 
 
+# fmt: on
+
 KERNELS = {
     "fwd": vit_attention_fwd_kernel,
     "bwd_one": vit_attention_bwd_one_kernel,
     "bwd_q": vit_attention_bwd_q_kernel,
     "bwd_kv": vit_attention_bwd_kv_kernel,
 }
-ACC_TYPES = {torch.float64: tl.float64, torch.float32: tl.float32, torch.bfloat16: tl.float32, torch.float16: tl.float32}
+ACC_TYPES = {
+    torch.float64: tl.float64,
+    torch.float32: tl.float32,
+    torch.bfloat16: tl.float32,
+    torch.float16: tl.float32,
+}
 
 
 def instance(form: str, length: int, dim: int, dtype: torch.dtype, tf32: bool = False) -> tuple[dict[str, Any], ...]:
     """The compile-time arguments and the launch options of a form of the kernel for heads of that size."""
     block_d = max(16, triton.next_power_of_2(dim))
-    block_m, block_n, warps, stages = TILES[form][block_d]
+    kind = "half" if dtype in _HALF else "full"
+    block_m, block_n, warps, stages = TILES.get((form, kind), TILES[form, "half"])[block_d]
     constants = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_D": block_d, "ACC": ACC_TYPES[dtype]}
     constants |= {"PRECISION": "tf32" if tf32 else "ieee", "UPCAST": INTERPRETED and dtype == torch.bfloat16}
     if form != "fwd":
@@ -398,9 +418,11 @@ def vit_attention_bwd(
     batch, length, heads, dim = q.shape
     grad = torch.empty((batch, length, 3, heads, dim), dtype=q.dtype, device=q.device)
     own = {"WITH_GRAD_LSE": grad_lse is not None}
-    tensors = (out.contiguous(), lse.contiguous(), grad_out.contiguous())
-    tensors += (tensors[1] if grad_lse is None else grad_lse.contiguous(), grad)
-    for form in ("bwd_one",) if length <= ONE_PROGRAM_LENGTH else ("bwd_q", "bwd_kv"):
+    lse = lse.contiguous()
+    grad_lse = lse if grad_lse is None else grad_lse.contiguous()
+    tensors = (out.contiguous(), lse, grad_out.contiguous(), grad_lse, grad)
+    one_program = length <= ONE_PROGRAM_LENGTH and dim <= 64 and (q.dtype in _HALF or INTERPRETED)
+    for form in ("bwd_one",) if one_program else ("bwd_q", "bwd_kv"):
         _launch(form, q, k, v, key_padding_mask, seed, scale, dropout, tensors, own)
     return grad
 

@@ -39,17 +39,32 @@ def _bwd_fake(q, k, v, out, lse, grad_out, grad_lse, key_padding_mask, seed, sca
     return q.new_empty(batch, length, 3, heads, dim)
 
 
-_FWD = define(
-    "vit_attention_fwd", f"({_INPUTS}, {_OPTIONS}, bool with_lse) -> (Tensor, Tensor)", _fwd_reference, _fwd_fake
-)
-_BWD = define(
-    "vit_attention_bwd",
-    f"({_INPUTS}, Tensor out, Tensor lse, Tensor grad_out, Tensor? grad_lse, {_OPTIONS}) -> Tensor",
-    _bwd_reference,
-    _bwd_fake,
-)
-backend.register_op("vit_attention", {"cpu": "cpu"})
+_FWD_SCHEMA = f"({_INPUTS}, {_OPTIONS}, bool with_lse) -> (Tensor, Tensor)"
+_BWD_SCHEMA = f"({_INPUTS}, Tensor out, Tensor lse, Tensor grad_out, Tensor? grad_lse, {_OPTIONS}) -> Tensor"
+_FWD = define("vit_attention_fwd", _FWD_SCHEMA, _fwd_reference, _fwd_fake)
+_BWD = define("vit_attention_bwd", _BWD_SCHEMA, _bwd_reference, _bwd_fake)
 
+
+def _define_triton(ops: dict[str, Any], name: str, schema: str, fake: Any) -> None:
+    """Add the overload ``.triton``; the kernels are imported when it is first called."""
+    qualified = f"advkern::{name}.triton"
+
+    def kernel(*args):
+        from advkern._triton import vit_attention as kernels
+
+        return getattr(kernels, name)(*args)
+
+    torch.library.define(qualified, schema)
+    torch.library.impl(qualified, "CompositeExplicitAutograd")(kernel)
+    torch.library.register_fake(qualified)(fake)
+    ops["triton"] = getattr(torch.ops.advkern, name).triton
+
+
+_define_triton(_FWD, "vit_attention_fwd", _FWD_SCHEMA, _fwd_fake)
+_define_triton(_BWD, "vit_attention_bwd", _BWD_SCHEMA, _bwd_fake)
+backend.register_op("vit_attention", {"cpu": "cpu", "cuda": "triton"})
+
+_WIDEST_IN_TRITON = 128  # dim of a head; wider ones run in plain PyTorch
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -208,6 +223,8 @@ def vit_attention(
         out, lse = reference.vit_attention(*_parts(tensors), *options)  # type: ignore[call-arg]
         return (out, lse) if return_lse else out
     where = backend.choose("vit_attention", first.device.type)
+    if where == "triton" and first.shape[-1] > _WIDEST_IN_TRITON:
+        where = "torch"
     if _is_plain(*tensors):
         out, lse = _FWD[where](*_parts(tensors), *options, return_lse)
     else:
