@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet 
 CPP := $(shell find csrc tests/csrc -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help env install demo test test-all bench ctest lint lint-python lint-cpp lint-types format sdist clean
+.PHONY: help env install demo test test-all bench cuda-torch torches ctest lint lint-python lint-cpp lint-types format sdist clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,12 @@ bench: install  ## the benchmarks, beside their peers without and with huge page
 	$(BIN)/python -m pytest benchmarks $(ARGS)
 	THP_MEM_ALLOC_ENABLE=1 $(BIN)/python -m pytest benchmarks $(ARGS)
 	$(BIN)/python benchmarks/report.py
+
+cuda-torch: env  ## a CUDA build of torch that needs no GPU, for the tests of the CUDA kernels' build
+	$(BIN)/python tools/torch_env.py build/cuda-torch 2.11.0 pybind11 ninja $(ARGS)
+
+torches: env  ## the ops' tests, from one wheel, under the oldest CUDA torch at hand, this one and the newest
+	$(BIN)/python tools/many_torches.py $(ARGS)
 
 ctest: env  ## the kernels without torch, in C++
 	command -v cmake > /dev/null || $(PIP_INSTALL) cmake

@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
 from typing import ClassVar
 
 from setuptools import Command, Extension, setup
@@ -46,9 +47,9 @@ DEFAULT_ARCHS = "8.0;9.0+PTX"
 BYTES_PER_JOB = 2 * 2**30
 LOG_TAIL = 8000  # characters
 COMPILER_PACKAGE = "xcode-select --install" if sys.platform == "darwin" else "sudo apt-get install g++"
-REINSTALL = "pip install --no-build-isolation --force-reinstall --no-deps ."
-GET_TOOLS = f'pip install "torch>={ABI}" "setuptools>=77" pybind11 ninja && {REINSTALL}'
-GET_COMPILER = f"{COMPILER_PACKAGE} && CXX=c++ {REINSTALL}"
+reinstall = run_path("advkern/_reinstall.py")["reinstall"]  # importing advkern would import torch
+GET_TOOLS = f'pip install "torch>={ABI}" "setuptools>=77" pybind11 ninja && {reinstall()}'
+GET_COMPILER = f"{COMPILER_PACKAGE} && CXX=c++ {reinstall()}"
 
 
 def requested_mode() -> str:
@@ -112,7 +113,7 @@ def cuda_obstacle(mode: str) -> tuple[str, str] | None:
     """Why the CUDA kernels are not compiled and the command that mends it."""
     import torch
 
-    mend = f"ADVKERN_BUILD=cuda {REINSTALL}"
+    mend = reinstall("cuda")
     if mode == "cpu":
         return "ADVKERN_BUILD=cpu asked for the CPU kernels alone", mend
     if mode == "auto" and torch.version.cuda is None and os.environ.get("FORCE_CUDA") != "1":
@@ -190,7 +191,7 @@ def cuda_plan(mode: str) -> dict:
 def plan(mode: str) -> tuple[list[Extension], dict]:
     """What to compile, and the outcome to record if that goes well."""
     if mode == "none":
-        return [], pure("ADVKERN_BUILD=none asked for pure Python", f"ADVKERN_BUILD=cpu {REINSTALL}")
+        return [], pure("ADVKERN_BUILD=none asked for pure Python", reinstall("cpu"))
     if found := obstacle():
         if mode == "auto":
             return [], pure(*found)
@@ -201,7 +202,7 @@ def plan(mode: str) -> tuple[list[Extension], dict]:
 
 def failed(error: Exception, log: str, mode: str = "cpu") -> dict:
     first = next((line for line in log.splitlines() if "error: " in line or "error   :" in line), str(error))
-    return pure(f"the compile failed: {first}", f"ADVKERN_BUILD={mode} {REINSTALL}", log[-LOG_TAIL:])
+    return pure(f"the compile failed: {first}", reinstall(mode), log[-LOG_TAIL:])
 
 
 @contextmanager

@@ -3,8 +3,19 @@
 from advkern import backend
 from advkern._version import __version__
 from advkern.backend import BackendError, FallbackWarning, use_backend
+from advkern.explanation import explain
 from advkern.graph import Graph
 
 from advkern import nn, ops  # isort: skip  (they need Graph)
 
-__all__ = ["BackendError", "FallbackWarning", "Graph", "__version__", "backend", "nn", "ops", "use_backend"]
+__all__ = [
+    "BackendError",
+    "FallbackWarning",
+    "Graph",
+    "__version__",
+    "backend",
+    "explain",
+    "nn",
+    "ops",
+    "use_backend",
+]

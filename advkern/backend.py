@@ -6,18 +6,17 @@ import importlib.util
 import json
 import os
 import warnings
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from advkern._reinstall import reinstall
+
 BACKENDS = ("cpu", "cuda", "triton", "torch")
-_REINSTALL = "pip install --no-build-isolation --force-reinstall --no-deps ."
-MEND = f"ADVKERN_BUILD=cpu {_REINSTALL}"
-MEND_CUDA = f"ADVKERN_BUILD=cuda {_REINSTALL}"
 
 
 class BackendError(RuntimeError):
@@ -30,7 +29,7 @@ class FallbackWarning(UserWarning):
 
 @dataclass(frozen=True)
 class CompiledPart:
-    """The state of a compiled library: loaded, missing (with the build's reason) or broken (with the loader's)."""
+    """A compiled library: loaded, not built (with the build's reason) or not loadable (with the loader's)."""
 
     status: str
     reason: str | None = None
@@ -52,9 +51,9 @@ def _load_compiled() -> CompiledPart:
         module = importlib.import_module("advkern._C")
     except ModuleNotFoundError:
         reason = build.get("reason") or "advkern was installed without its compiled part"
-        return CompiledPart("missing", reason, build.get("mend") or MEND, facts)
+        return CompiledPart("not built", reason, build.get("mend") or reinstall("cpu"), facts)
     except (ImportError, OSError) as error:
-        return CompiledPart("broken", f"advkern._C cannot be loaded: {error}", MEND, facts)
+        return CompiledPart("not loadable", f"advkern._C: {error}", reinstall("cpu"), facts)
     return CompiledPart("loaded", facts=facts | module.build_facts())
 
 
@@ -64,29 +63,68 @@ def _load_cuda(library: Path) -> CompiledPart:
     facts = build.get("facts", {})
     if not library.is_file():
         reason = build.get("reason") or "advkern was installed without its CUDA kernels"
-        return CompiledPart("missing", reason, build.get("mend") or MEND_CUDA, facts)
+        return CompiledPart("not built", reason, build.get("mend") or reinstall("cuda"), facts)
     if torch.version.cuda is None:
-        reason = f"{library.name} cannot be loaded: torch {torch.__version__} has no CUDA"
-        return CompiledPart("broken", reason, "install a torch with CUDA", facts)
+        reason = f"{library.name}: torch {torch.__version__} has no CUDA"
+        return CompiledPart("not loadable", reason, "a torch with CUDA", facts)
     try:
         torch.ops.load_library(str(library))
     except OSError as error:
-        return CompiledPart("broken", f"{library.name} cannot be loaded: {error}", MEND_CUDA, facts)
+        return CompiledPart("not loadable", f"{library.name}: {error}", reinstall("cuda"), facts)
     return CompiledPart("loaded", facts=facts)
 
 
 COMPILED = _load_compiled()
 CUDA = _load_cuda(Path(__file__).with_name("_C_cuda.so"))
 
-_ops: dict[str, Mapping[str, str]] = {}  # op -> {device type: its kernel backend there}
-_forced: dict[str, str] | None = None  # what use_backend asked for; None: ADVKERN_BACKEND, not read yet
-_choices: dict[tuple[str, str], str] = {}  # (op, device type) -> backend; what torch.compile guards
-_warned: set[tuple[str, str]] = set()
+
+@dataclass(frozen=True)
+class _Kernels:
+    """What an op has beside plain PyTorch, and what these kernels cover; an absent entry covers everything."""
+
+    backends: Mapping[str, str]  # device type -> its kernel backend there
+    dtypes: Mapping[str, Sequence[torch.dtype]]  # by backend
+    isas: Mapping[str, Sequence[str]]  # by backend
 
 
-def register_op(op: str, kernels: Mapping[str, str]) -> None:
-    """Tell that ``op`` has, for each device type of ``kernels``, a kernel backend beside plain PyTorch."""
-    _ops[op] = kernels
+class Decision(NamedTuple):
+    """What an op takes and why; no backend at all where the call is an error."""
+
+    backend: str | None
+    because: str
+    fallback: bool = False
+
+
+@dataclass
+class Record:
+    """What ops chose and what they said of themselves while :func:`recording`."""
+
+    decisions: dict[_Key, Decision] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)  # an ordered set
+
+
+_Key = tuple[str, str, torch.dtype | None]  # op, device type, dtype
+
+_ops: dict[str, _Kernels] = {}
+_asked: str = os.environ.get("ADVKERN_BACKEND", "")  # or what use_backend asks for, in the same words
+_choices: dict[tuple[str, _Key], str] = {}  # by what was asked for
+_warned: set[_Key] = set()
+_record: Record | None = None
+
+
+def register_op(
+    op: str,
+    kernels: Mapping[str, str],
+    *,
+    dtypes: Mapping[str, Sequence[torch.dtype]] | None = None,
+    isas: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Tell that ``op`` has, for each device type of ``kernels``, a kernel backend beside plain PyTorch.
+
+    ``dtypes`` and ``isas`` name, by backend, the types and the instruction sets that its kernels cover, where these
+    are not all. An op with ``dtypes`` gives :func:`choose` the type of its input.
+    """
+    _ops[op] = _Kernels(kernels, dtypes or {}, isas or {})
 
 
 def registered_ops() -> tuple[str, ...]:
@@ -94,11 +132,12 @@ def registered_ops() -> tuple[str, ...]:
     return tuple(_ops)
 
 
-def why_not(op: str, backend: str, device_type: str) -> str | None:
-    """Return the reason why ``op`` cannot run on ``backend`` with tensors of ``device_type``, or None if it can."""
+def why_not(op: str, backend: str, device_type: str, dtype: torch.dtype | None = None) -> str | None:
+    """Return the reason why ``op`` cannot run on ``backend`` with tensors of a device and type, or None if it can."""
     if backend == "torch":
         return None
-    devices = [device for device, kernel in _ops[op].items() if kernel == backend]
+    kernels = _ops[op]
+    devices = [device for device, kernel in kernels.backends.items() if kernel == backend]
     if not devices:
         return f"{op} has no {backend} kernel"
     if backend == "triton" and importlib.util.find_spec("triton") is None:
@@ -109,8 +148,29 @@ def why_not(op: str, backend: str, device_type: str) -> str | None:
         return f"{backend} takes tensors on {' or '.join(devices)}, got {device_type}"
     part = {"cpu": COMPILED, "cuda": CUDA}.get(backend)
     if part is not None and part.status != "loaded":
-        return f"{part.reason}; mend it with: {part.mend}"
-    return _uncovered_architecture() if backend == "cuda" else None
+        return f"{part.status}: {part.reason}; what mends it: {part.mend}"
+    return (
+        _uncovered_type(kernels.dtypes.get(backend), dtype)
+        or _uncovered_isa(kernels.isas.get(backend))
+        or (_uncovered_architecture() if backend == "cuda" else None)
+    )
+
+
+def _uncovered_type(covered: Sequence[torch.dtype] | None, dtype: torch.dtype | None) -> str | None:
+    if covered is None or dtype is None or dtype in covered:
+        return None
+    return f"type not covered: the kernel takes {', '.join(map(_name, covered))}, got {_name(dtype)}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _uncovered_isa(covered: Sequence[str] | None) -> str | None:
+    here = COMPILED.facts.get("isas", [])
+    if covered is None or set(covered) & set(here):
+        return None
+    return f"instruction set not covered: the kernel needs {' or '.join(covered)}, this machine has {', '.join(here)}"
 
 
 def _uncovered_architecture() -> str | None:
@@ -122,9 +182,8 @@ def _uncovered_architecture() -> str | None:
     if not archs or any(_covers(arch, device) for arch in archs):
         return None
     asked = "{}.{}".format(*device)
-    built = ", ".join(archs)
-    mend = f"TORCH_CUDA_ARCH_LIST={asked} {MEND_CUDA}"
-    return f"the CUDA kernels were built for {built} and the device is {asked}; mend it with: {mend}"
+    mend = f"TORCH_CUDA_ARCH_LIST={asked} {reinstall('cuda')}"
+    return f"architecture not covered: built for {', '.join(archs)}, the device is {asked}; what mends it: {mend}"
 
 
 def _covers(arch: str, device: tuple[int, int]) -> bool:
@@ -133,45 +192,77 @@ def _covers(arch: str, device: tuple[int, int]) -> bool:
     return (major, minor) <= device and (arch.endswith("+PTX") or major == device[0])
 
 
-def choose(op: str, device_type: str) -> str:
-    """Return the backend that ``op`` takes for tensors of ``device_type``."""
-    backend = _choices.get((op, device_type))
-    return _resolve(op, device_type) if backend is None else backend
+def choose(op: str, device_type: str, dtype: torch.dtype | None = None) -> str:
+    """Return the backend that ``op`` takes for tensors of a device type and, where kernels differ in it, a dtype."""
+    return _chosen(_asked, (op, device_type, dtype))
 
 
-def _resolve(op: str, device_type: str) -> str:
-    default = _ops[op].get(device_type, "torch")
-    forced = _forced_backends()
-    asked = forced.get(op, forced.get("*"))
-    if asked not in ("torch", *_ops[op].values()):
-        asked = None  # an op that by design has no such backend keeps its own
-    wanted = asked or default
-    reason = why_not(op, wanted, device_type)
-    if reason is not None:
-        if asked or os.environ.get("ADVKERN_STRICT") == "1":
-            raise BackendError(f"advkern: {op} cannot run on {wanted}. {_all_reasons(op, device_type)}")
-        _warn_once(op, device_type, reason)
-        wanted = "torch"
-    _choices[op, device_type] = wanted
-    return wanted
+def _chosen(asked: str, key: _Key) -> str:
+    backend = _choices.get((asked, key))
+    return _resolve(asked, key) if backend is None else backend
 
 
-def _all_reasons(op: str, device_type: str) -> str:
-    reasons = ((backend, why_not(op, backend, device_type)) for backend in BACKENDS)
+# A constant of compiled code, which guards what was asked for and traces no reasons and warnings. This is what
+# torch.compiler.assume_constant_result does; calling that imports torch._dynamo, as slow as torch itself.
+_chosen._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _resolve(asked: str, key: _Key) -> str:
+    decision = _decide(asked, *key)
+    if _record is not None:
+        _record.decisions[key] = decision
+    elif decision.backend is None:
+        raise BackendError(f"advkern: {key[0]}: {decision.because}. {_all_reasons(*key)}")
+    elif decision.fallback and key not in _warned:
+        _warned.add(key)
+        text = f"advkern: {key[0]} falls back to plain PyTorch: {decision.because}"
+        warnings.warn(text, FallbackWarning, stacklevel=4)
+    return _choices.setdefault((asked, key), decision.backend or "torch")
+
+
+def _decide(asked: str, op: str, device_type: str, dtype: torch.dtype | None) -> Decision:
+    kernels = _ops[op].backends
+    forced = _parse(asked)
+    wish = forced.get(op, forced.get("*", ""))
+    by_default = wish not in ("torch", *kernels.values())  # an op that by design has no such backend keeps its own
+    wanted = kernels.get(device_type, "torch") if by_default else wish
+    reason = why_not(op, wanted, device_type, dtype)
+    if reason is None:
+        because = f"the default on {device_type}" if by_default else "use_backend or ADVKERN_BACKEND asks for it"
+        return Decision(wanted, because)
+    if not by_default:
+        return Decision(None, f"{wanted} was asked for and cannot run")
+    if _strict():
+        return Decision(None, f"{wanted} cannot run, and ADVKERN_STRICT allows no fallback")
+    return Decision("torch", f"{wanted} cannot run: {reason}", fallback=True)
+
+
+def _strict() -> bool:
+    return os.environ.get("ADVKERN_STRICT", "") not in ("", "0")
+
+
+def _all_reasons(op: str, device_type: str, dtype: torch.dtype | None) -> str:
+    reasons = ((backend, why_not(op, backend, device_type, dtype)) for backend in BACKENDS)
     return " ".join(f"[{backend}: {reason or 'can run'}]" for backend, reason in reasons)
 
 
-def _warn_once(op: str, device_type: str, reason: str) -> None:
-    if (op, device_type) not in _warned:
-        _warned.add((op, device_type))
-        warnings.warn(f"advkern: {op} falls back to plain PyTorch: {reason}", FallbackWarning, stacklevel=2)
+@contextmanager
+def recording() -> Iterator[Record]:
+    """Record what ops choose inside the ``with``: every choice is made anew, and none warns or raises."""
+    global _record, _choices
+    before = _record, _choices
+    record, _choices = Record(), {}
+    _record = record
+    try:
+        yield record
+    finally:
+        _record, _choices = before
 
 
-def _forced_backends() -> dict[str, str]:
-    global _forced
-    if _forced is None:
-        _forced = _parse(os.environ.get("ADVKERN_BACKEND", ""))
-    return _forced
+def note(op: str, reason: str) -> None:
+    """Let an op tell ``advkern.explain`` why this call goes one of several ways on the same backend."""
+    if _record is not None:
+        _record.notes[f"{op}: {reason}"] = None
 
 
 def _parse(text: str) -> dict[str, str]:
@@ -198,26 +289,24 @@ class use_backend(AbstractContextManager["use_backend"]):
     """
 
     def __init__(self, backend: str | Mapping[str, str]) -> None:
-        chosen = {"*": backend} if isinstance(backend, str) else dict(backend)
-        self._chosen = _checked(chosen, "backend")
+        chosen = {"*": backend} if isinstance(backend, str) else backend
+        pairs = _checked(dict(chosen), "backend").items()
+        self._words = ",".join(f"{op}={name}" for op, name in pairs)
+        self._for_all = "*" in chosen
 
     def __enter__(self) -> use_backend:
-        self._previous = _forced_backends()
-        _force(self._previous | self._chosen if "*" not in self._chosen else self._chosen)
+        global _asked
+        self._before = _asked
+        _asked = self._words if self._for_all else f"{_asked},{self._words}"  # of two words for an op the later holds
         return self
 
     def __exit__(self, *exc: object) -> None:
-        _force(self._previous)
-
-
-def _force(forced: dict[str, str] | None) -> None:
-    """Make ``forced`` the choice (None: read the environment again); what was resolved before is forgotten."""
-    global _forced, _choices
-    _forced, _choices = forced, {}
+        global _asked
+        _asked = self._before
 
 
 def info() -> dict[str, Any]:
-    """Everything a bug report should start with: versions, backends with reasons, build facts."""
+    """Everything a bug report should start with: versions, choices, backends with reasons, build facts."""
     from advkern._version import __version__
 
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
@@ -226,10 +315,23 @@ def info() -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "threads": torch.get_num_threads(),
+        "environment": {name: os.environ.get(name, "not set") for name in ("ADVKERN_BACKEND", "ADVKERN_STRICT")},
         "compiled": asdict(COMPILED),
         "compiled_cuda": asdict(CUDA),
-        "ops": {
-            op: {device: {name: why_not(op, name, device) or "can run" for name in BACKENDS} for device in devices}
-            for op in registered_ops()
-        },
+        "ops": {op: {device: _outlook(op, device) for device in devices} for op in registered_ops()},
     }
+
+
+def _outlook(op: str, device: str) -> dict[str, str]:
+    """What ``op`` takes on a device, and of each backend whether it can run."""
+    try:
+        decision = _decide(_asked, op, device, None)
+        takes = decision.backend or f"nothing: {decision.because}"
+    except ValueError as error:  # of what ADVKERN_BACKEND holds
+        takes = f"nothing: {error}"
+    return {"takes": takes} | {name: why_not(op, name, device) or _can_run(op, name) for name in BACKENDS}
+
+
+def _can_run(op: str, backend: str) -> str:
+    covered = _ops[op].dtypes.get(backend)
+    return f"can run {', '.join(map(_name, covered))}" if covered else "can run"

@@ -36,7 +36,7 @@ def threads(request):
 
 
 @pytest.fixture
-def compare(request, benchmark):
+def compare(request, benchmark, keep_row):
     """``compare(candidates, exact, **facts)``: check each candidate, time all interleaved, keep the row."""
 
     def run(
@@ -60,7 +60,17 @@ def compare(request, benchmark):
         least = {name: min(s) for name, s in samples.items()}  # the least disturbed sample of each
         row["ratios"] = {name: round(seconds / least[first], 3) for name, seconds in least.items()}
         benchmark.extra_info.update(row)
-        if not quick:
+        keep_row(row)
+
+    return run
+
+
+@pytest.fixture
+def keep_row(request):
+    """``keep_row(row)``: write a row of results under the test's name, unless this is a quick run."""
+
+    def run(row: dict[str, Any]) -> None:
+        if not request.config.getoption("quick"):
             keep(Path(request.node.path).stem.removeprefix("bench_"), request.node.name, row)
 
     return run

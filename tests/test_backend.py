@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import subprocess
 import sys
 
@@ -27,8 +29,6 @@ graph, x = uniform_graph(20, 60), torch.randn(20, 4)
 
 
 def run(code: str, **env: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     command = [sys.executable, "-c", WITHOUT_COMPILED + code]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | env)
 
@@ -78,20 +78,52 @@ def test_asked_backend_that_cannot_run_raises_with_every_reason():
     assert "cpu takes tensors on cpu, got meta" in str(error.value)
 
 
-def test_compiled_code_notices_another_choice():
+@pytest.fixture
+def traced():
+    """``compile(function)``, and the overloads of gcn_aggregate that were traced, graph by graph."""
     torch._dynamo.reset()
-    graph, x = uniform_graph(20, 60), torch.randn(20, 4)
-    traced = []
+    graphs = []
 
     def record(module, inputs):
-        traced.append([str(node.target) for node in module.graph.nodes if "gcn_aggregate" in str(node.target)])
+        targets = [str(node.target) for node in module.graph.nodes]
+        graphs.append([target.rpartition(".")[2] for target in targets if "gcn_aggregate" in target])
         return module
 
-    call = torch.compile(lambda x: gcn_aggregate(graph, x), backend=record, fullgraph=True)
-    call(x)
+    return functools.partial(torch.compile, backend=record, fullgraph=True), graphs
+
+
+@pytest.fixture
+def call():
+    graph = uniform_graph(20, 60)
+    gcn_aggregate(graph, torch.zeros(20, 4))  # what a graph derives at its first use would be traced
+    return lambda x: gcn_aggregate(graph, x)
+
+
+@compiled
+def test_compiled_code_notices_another_choice_and_knows_the_first_again(traced, call):
+    compile, graphs = traced
+    compiled_call, x = compile(call), torch.randn(20, 4)
+    compiled_call(x)
     with use_backend("torch"):
-        call(x)
-    assert [calls[0].rpartition(".")[2] for calls in traced][-1] == "torch"
+        compiled_call(x)
+    compiled_call(x)
+    with use_backend("torch"):
+        compiled_call(x)
+    assert graphs == [["default"], ["torch"]]
+
+
+@compiled
+def test_choice_inside_compiled_code(traced, call):
+    compile, graphs = traced
+
+    def inside(x):
+        with use_backend({"gcn_aggregate": "torch"}):
+            y = call(x)
+        return call(y)
+
+    x = torch.randn(20, 4)
+    assert torch.equal(compile(inside)(x), inside(x))
+    assert graphs == [["torch", "default"]]
 
 
 def test_without_the_compiled_part_it_warns_once_and_is_right():
@@ -125,15 +157,33 @@ assert torch.allclose(torch.compile(call, fullgraph=True)(x), call(x))
     assert done.returncode == 0, done.stderr
 
 
+def test_without_the_compiled_part_the_first_call_may_be_a_compiled_one():
+    done = run("""
+call = lambda x: gcn_aggregate(graph, x)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    out = torch.compile(call, fullgraph=True, backend="eager")(x)
+assert torch.equal(out, call(x))
+print([w.category.__name__ for w in caught if "gcn_aggregate falls back" in str(w.message)])
+""")
+    assert done.stdout.strip() == "['FallbackWarning']", done.stderr
+
+
 def test_strict_makes_a_fallback_an_error():
     done = run("gcn_aggregate(graph, x)", ADVKERN_STRICT="1")
     assert done.returncode == 1
-    assert "BackendError: advkern: coo_to_csr cannot run on cpu" in done.stderr
+    assert "BackendError: advkern: coo_to_csr: cpu cannot run, and ADVKERN_STRICT allows no fallback" in done.stderr
+
+
+@pytest.mark.parametrize("off", ["", "0"])
+def test_strict_can_be_switched_off(off):
+    done = run('warnings.simplefilter("ignore"); print(gcn_aggregate(graph, x).shape)', ADVKERN_STRICT=off)
+    assert done.stdout.strip() == "torch.Size([20, 4])", done.stderr
 
 
 def test_asked_cpu_without_the_compiled_part_is_an_error():
     done = run("gcn_aggregate(graph, x)", ADVKERN_BACKEND="cpu")
-    assert "BackendError: advkern: coo_to_csr cannot run on cpu" in done.stderr
+    assert "BackendError: advkern: coo_to_csr: cpu was asked for and cannot run. [cpu: not built: " in done.stderr
 
 
 def test_environment_chooses_for_one_op():
@@ -150,73 +200,23 @@ def test_wrong_environment_is_named_on_first_use_not_on_import():
 def test_info_tells_a_missing_part_with_reason_and_command():
     done = run("print(json.dumps(advkern.backend.info()))")
     part = json.loads(done.stdout)["compiled"]
-    assert part["status"] == "missing"
+    assert part["status"] == "not built"
     assert part["reason"]
     assert "pip install" in part["mend"]
 
 
-def test_broken_part_is_told_apart_from_a_missing_one(monkeypatch):
-    def broken(name):
-        raise ImportError("undefined symbol: torch_parallel_for")
-
-    monkeypatch.setattr(backend.importlib, "import_module", broken)
-    part = backend._load_compiled()
-    assert part.status == "broken"
-    assert "undefined symbol" in part.reason
-    assert part.mend
-
-
-# -- the CUDA kernels: each reason against them is told apart ----------------------------------------------------------
+def test_info_tells_what_each_op_takes_and_what_the_environment_asks():
+    code = "print(json.dumps(advkern.backend.info()))"
+    facts = json.loads(run(code, ADVKERN_BACKEND="coo_to_csr=torch", ADVKERN_STRICT="1").stdout)
+    assert facts["environment"] == {"ADVKERN_BACKEND": "coo_to_csr=torch", "ADVKERN_STRICT": "1"}
+    assert facts["ops"]["coo_to_csr"]["cpu"]["takes"] == "torch"
+    strict = "nothing: cpu cannot run, and ADVKERN_STRICT allows no fallback"
+    assert facts["ops"]["gcn_aggregate"]["cpu"]["takes"] == strict
+    assert facts["ops"]["gcn_aggregate"]["cpu"]["torch"] == "can run"
 
 
-@pytest.fixture
-def as_on_a_gpu(monkeypatch):
-    """Let `why_not` see a device of a compute capability, and kernels that were built for some architectures."""
-
-    def pretend(device, archs):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: device)
-        monkeypatch.setattr(backend, "CUDA", backend.CompiledPart("loaded", facts={"archs": archs}))
-        return backend.why_not("gcn_aggregate", "cuda", "cuda")
-
-    return pretend
-
-
-def test_cuda_kernels_that_were_not_built(tmp_path):
-    part = backend._load_cuda(tmp_path / "_C_cuda.so")
-    assert part.status == "missing"
-    assert part.mend.startswith("ADVKERN_BUILD=cuda pip install") or "CUDA_HOME" in part.mend
-
-
-@pytest.mark.parametrize(("cuda", "reason"), [(None, "has no CUDA"), ("13.0", "cannot be loaded: ")])
-def test_cuda_kernels_that_cannot_be_loaded(tmp_path, monkeypatch, cuda, reason):
-    monkeypatch.setattr(torch.version, "cuda", cuda)
-    library = tmp_path / "_C_cuda.so"
-    library.write_bytes(b"no library at all")
-    part = backend._load_cuda(library)
-    assert part.status == "broken"
-    assert reason in part.reason
-
-
-@pytest.mark.parametrize(
-    ("device", "archs", "covered"),
-    [
-        ((8, 0), ["8.0", "9.0+PTX"], True),
-        ((8, 6), ["8.0", "9.0+PTX"], True),  # machine code of the same major version
-        ((12, 0), ["8.0", "9.0+PTX"], True),  # PTX
-        ((7, 5), ["8.0", "9.0+PTX"], False),
-        ((9, 0), ["8.0"], False),
-        ((8, 0), ["8.6"], False),
-    ],
-)
-def test_architecture_that_is_not_covered_is_named_with_those_built(as_on_a_gpu, device, archs, covered):
-    reason = as_on_a_gpu(device, archs)
-    if covered:
-        assert reason is None
-    else:
-        assert f"built for {', '.join(archs)} and the device is {device[0]}.{device[1]}" in reason
-        assert "TORCH_CUDA_ARCH_LIST=" in reason
-
-
-def test_cuda_kernels_do_not_take_cpu_tensors():
-    assert backend.why_not("gcn_aggregate", "cuda", "cpu") == "cuda takes tensors on cuda, got cpu"
+def test_info_survives_a_wrong_environment():
+    command = [sys.executable, "-m", "advkern", "info", "--json"]
+    facts = json.loads(subprocess.check_output(command, text=True, env=os.environ | {"ADVKERN_BACKEND": "fast"}))
+    takes = facts["ops"]["gcn_aggregate"]["cpu"]["takes"]
+    assert takes.startswith("nothing: ADVKERN_BACKEND: expected a backend")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def install(source, folder, *options, **build_options):
 def assert_pure(wheel, site, reason):
     assert wheel.name.endswith("-py3-none-any.whl")
     part = compiled_part(site)
-    assert part["status"] == "missing"
+    assert part["status"] == "not built"
     assert reason in part["reason"]
     assert "pip install" in part["mend"]
 
@@ -168,7 +169,7 @@ def test_no_torch_at_build_time_is_pure(tree, tmp_path, python_without_torch):
 def test_failed_compile_is_pure_and_keeps_the_log(broken_tree, tmp_path):
     _, site = install(broken_tree, tmp_path, "--no-build-isolation")
     part = compiled_part(site)
-    assert part["status"] == "missing"
+    assert part["status"] == "not built"
     assert "broken on purpose" in part["reason"]
     assert "broken on purpose" in json.loads((site / "advkern" / "_build.json").read_text())["log"]
 
@@ -189,6 +190,38 @@ def test_mode_that_cannot_be_had_fails(tree, tmp_path, mode, message):
     assert message in built.stdout
 
 
+OLD_TORCH = {"torch.py": "__version__ = '2.9.1'"}
+NO_PYBIND11 = {"sitecustomize.py": "import sys; sys.modules['pybind11'] = None"}
+NO_CUDA_TORCH = {"sitecustomize.py": "import torch; torch.version.cuda = None"}
+CUDA_TORCH = {"sitecustomize.py": "import torch; torch.version.cuda = '13.0'"}
+
+
+@pytest.mark.parametrize(
+    ("files", "mode", "part", "reason", "mend"),
+    [
+        (OLD_TORCH, "auto", None, "torch 2.10 or later is needed, the build environment has 2.9.1", "torch>=2.10"),
+        (NO_PYBIND11, "auto", None, "pybind11 is not in the build environment", "pip install .*pybind11"),
+        ({}, "none", None, "ADVKERN_BUILD=none asked for pure Python", "ADVKERN_BUILD=cpu pip install"),
+        ({}, "cpu", "cuda", "ADVKERN_BUILD=cpu asked for the CPU kernels alone", "ADVKERN_BUILD=cuda pip install"),
+        (NO_CUDA_TORCH, "auto", "cuda", "of the build environment has no CUDA", "ADVKERN_BUILD=cuda pip install"),
+        (CUDA_TORCH, "auto", "cuda", "nvcc was not found", "CUDA_HOME=.* ADVKERN_BUILD=cuda pip install"),
+    ],
+    ids=["old torch", "no pybind11", "none", "cpu alone", "torch without CUDA", "no nvcc"],
+)
+def test_reason_for_a_part_that_is_not_built(tmp_path, files, mode, part, reason, mend):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "advkern").mkdir()
+    command = (sys.executable, "setup.py", "build_report", "--build-lib", tmp_path)
+    ran = run(*command, cwd=ROOT, ADVKERN_BUILD=mode, CUDA_HOME=tmp_path, PYTHONPATH=tmp_path)
+    assert ran.returncode == 0, ran.stdout
+    outcome = json.loads((tmp_path / "advkern" / "_build.json").read_text())
+    told = outcome[part] if part else outcome
+    assert told["status"] == "pure"
+    assert reason in told["reason"]
+    assert re.search(mend, told["mend"])
+
+
 def test_editable_pure_install_removes_an_earlier_library(tree, tmp_path, python_without_torch):
     stale = tree / "advkern" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
     stale.write_bytes(b"built earlier")
@@ -206,6 +239,6 @@ def test_damaged_library_is_reported_and_not_fatal(compiled_site, tmp_path):
 
     assert run_installed(site, "-c", "import advkern") == ""
     part = compiled_part(site)
-    assert part["status"] == "broken"
+    assert part["status"] == "not loadable"
     assert library.name in part["reason"]
     assert "pip install" in part["mend"]

@@ -80,13 +80,13 @@ ADVKERN_INLINE void store(Half* p, Vec<float> v) {
 #endif
 }
 
-// The first `count` elements; the other lanes are zero.
+// The first `count` elements; the other lanes are zero. A loop, not a copy of `count` bytes: that would be a call,
+// around which a kernel's loop keeps all its sums in memory.
 template <typename scalar_t>
 ADVKERN_INLINE auto load_part(const scalar_t* p, int64_t count) {
   constexpr int lanes = kLanes<acc_of<scalar_t>>;
   scalar_t part[lanes];
-  __builtin_memset(static_cast<void*>(part), 0, sizeof(part));
-  __builtin_memcpy(static_cast<void*>(part), p, size_t(count < lanes ? count : lanes) * sizeof(scalar_t));
+  for (int k = 0; k < lanes; ++k) part[k] = k < count ? p[k] : scalar_t(0);
   return load(part);
 }
 
@@ -96,7 +96,8 @@ ADVKERN_INLINE void store_part(scalar_t* p, Vec<acc_of<scalar_t>> v, int64_t cou
   if (count >= lanes) return store(p, v);
   scalar_t part[lanes];
   store(part, v);
-  __builtin_memcpy(static_cast<void*>(p), part, size_t(count) * sizeof(scalar_t));
+  for (int k = 0; k < lanes; ++k)
+    if (k < count) p[k] = part[k];
 }
 
 template <typename acc_t>

@@ -37,8 +37,8 @@ namespace advkern::ADVKERN_ISA {
 
 #include "common/vec.h"
 
-constexpr int kMaxVecs = 8;  // vectors of features a tile holds in registers; 16 gain nothing
-constexpr int kAhead = 32;   // edges between a prefetch and its use; below ~24 it arrives too late
+constexpr int kMaxVecs = ADVKERN_VECTOR_BYTES == 64 ? 16 : 8;  // vectors of features a tile holds in registers
+constexpr int kAhead = 32;  // edges between a prefetch and its use; below ~24 it arrives too late
 constexpr int kLineBytes = 64;
 constexpr int kBatchRows = 128;  // a batch's sums and starts stay in the first-level cache
 constexpr int kBatchEdges = 512;
@@ -60,13 +60,14 @@ ADVKERN_INLINE auto load_inside(const scalar_t* p, const scalar_t* limit) {
   return limit - p >= kLanes<acc_of<scalar_t>> ? load(p) : load_part(p, limit - p);
 }
 
-// Brings `bytes` from element `offset` of `base` nearer. The offset may come of a bad id (a prefetch of a wrong
-// address is harmless), so the sum is taken in unsigned integers.
+// Brings `bytes` from element `offset` of `base` nearer, the line of the last one too: rows begin anywhere. The offset
+// may come of a bad id (a prefetch of a wrong address is harmless), so the sum is taken in unsigned integers.
 template <typename scalar_t>
 ADVKERN_INLINE void prefetch(const scalar_t* base, uint64_t offset, int64_t bytes) {
   const uintptr_t address = reinterpret_cast<uintptr_t>(base) + offset * sizeof(scalar_t);
   for (int64_t line = 0; line < bytes; line += kLineBytes)
     __builtin_prefetch(reinterpret_cast<const char*>(address + uintptr_t(line)));
+  __builtin_prefetch(reinterpret_cast<const char*>(address + uintptr_t(bytes - 1)));
 }
 
 // The id whose row will be needed kAhead edges after edge e.
@@ -76,9 +77,14 @@ ADVKERN_INLINE uint64_t id_ahead(const index_t* col, int64_t e, int64_t num_edge
 }
 
 template <typename acc_t>
+ADVKERN_INLINE Vec<acc_t> relu(Vec<acc_t> v) {
+  return v < 0 ? Vec<acc_t>{} : v;  // NaN passes through
+}
+
+template <typename acc_t>
 ADVKERN_INLINE Vec<acc_t> activate(Vec<acc_t> v, int64_t activation) {
-  if (activation == 1) return v < 0 ? Vec<acc_t>{} : v;  // relu; NaN passes through
-  if (activation == 2)                                   // elu
+  if (activation == 1) return relu<acc_t>(v);
+  if (activation == 2)  // elu
     for (int k = 0; k < kLanes<acc_t>; ++k) v[k] = v[k] > 0 ? v[k] : ::expm1(v[k]);
   return v;
 }
@@ -93,55 +99,70 @@ ADVKERN_INLINE void finish(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t
   store_part(a.out + row * a.channels + first, activate<acc_of<scalar_t>>(sum, a.activation), left);
 }
 
-// Row i, features [first, first + kVecs * lanes). False where an id or an offset is out of range.
+// The same for a whole tile, by a call: what keeps the compiler from keeping sums in registers stays out of its loops.
+template <typename scalar_t, typename index_t>
+__attribute__((noinline)) static void finish_tile(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t row,
+                                                  int64_t first, const Vec<acc_of<scalar_t>>* sum, int vecs) {
+  for (int k = 0; k < vecs; ++k) finish(a, row, first + k * kLanes<acc_of<scalar_t>>, sum[k]);
+}
+
+// Rows [begin, end), features [first, first + kVecs * lanes). False where an id or an offset is out of range.
+// The loop over the rows is in here: a call a row costs a third more at 256 channels, where the stores wait for memory.
 template <int kVecs, typename scalar_t, typename index_t>
-static bool aggregate_tile(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t row, int64_t first) {
+static bool aggregate_tile(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t begin, int64_t end, int64_t first) {
   using acc_t = acc_of<scalar_t>;
   constexpr int lanes = kLanes<acc_t>;
-  const RowEdges edges = row_edges(a.rowptr, row, a.num_edges);
   const scalar_t* const limit = a.x + a.num_nodes * a.channels;
-  bool valid = edges.valid;
-
-  Vec<acc_t> sum[kVecs];
-#pragma GCC unroll 8
-  for (int k = 0; k < kVecs; ++k) sum[k] = Vec<acc_t>{};
-  for (int64_t e = edges.begin; e < edges.end; ++e) {
-    prefetch(a.x, id_ahead(a.col, e, a.num_edges) * uint64_t(a.channels) + uint64_t(first),
-             kVecs * lanes * int64_t(sizeof(scalar_t)));
-    const int64_t j = a.col[e];
-    if (uint64_t(j) >= uint64_t(a.num_nodes)) {
-      valid = false;
-      continue;
+  const bool simple = a.channels - first >= kVecs * lanes && a.activation != 2;
+  bool valid = true;
+  for (int64_t row = begin; row < end; ++row) {
+    const RowEdges edges = row_edges(a.rowptr, row, a.num_edges);
+    valid &= edges.valid;
+    Vec<acc_t> sum[kVecs];
+#pragma GCC unroll 16
+    for (int k = 0; k < kVecs; ++k) sum[k] = Vec<acc_t>{};
+    for (int64_t e = edges.begin; e < edges.end; ++e) {
+      prefetch(a.x, id_ahead(a.col, e, a.num_edges) * uint64_t(a.channels) + uint64_t(first),
+               kVecs * lanes * int64_t(sizeof(scalar_t)));
+      const int64_t j = a.col[e];
+      if (uint64_t(j) >= uint64_t(a.num_nodes)) {
+        valid = false;
+        continue;
+      }
+      acc_t coefficient = a.weight ? a.weight[e] : acc_t(1);
+      if (a.col_scale) coefficient *= a.col_scale[j];
+      const scalar_t* const source = a.x + j * a.channels + first;
+#pragma GCC unroll 16
+      for (int k = 0; k < kVecs - 1; ++k) sum[k] += coefficient * load(source + k * lanes);
+      sum[kVecs - 1] += coefficient * load_inside(source + (kVecs - 1) * lanes, limit);
     }
-    acc_t coefficient = a.weight ? a.weight[e] : acc_t(1);
-    if (a.col_scale) coefficient *= a.col_scale[j];
-    const scalar_t* const source = a.x + j * a.channels + first;
-#pragma GCC unroll 8
-    for (int k = 0; k < kVecs - 1; ++k) sum[k] += coefficient * load(source + k * lanes);
-    sum[kVecs - 1] += coefficient * load_inside(source + (kVecs - 1) * lanes, limit);
-  }
 
-#pragma GCC unroll 8
-  for (int k = 0; k < kVecs; ++k) finish(a, row, first + k * lanes, sum[k]);
+    if (simple) {
+      scalar_t* const target = a.out + row * a.channels + first;
+#pragma GCC unroll 16
+      for (int k = 0; k < kVecs; ++k) {
+        if (a.row_scale) sum[k] *= a.row_scale[row];
+        if (a.bias) sum[k] += load(a.bias + first + k * lanes);
+        if (a.activation) sum[k] = relu<acc_t>(sum[k]);
+        store(target + k * lanes, sum[k]);
+      }
+    } else {
+      Vec<acc_t> total[kVecs];  // a copy: the address of `sum` would keep it in memory
+#pragma GCC unroll 16
+      for (int k = 0; k < kVecs; ++k) total[k] = sum[k];
+      finish_tile(a, row, first, total, kVecs);
+    }
+  }
   return valid;
 }
 
 // The tile of min(vecs, kVecs) vectors that starts at feature `first`.
 template <int kVecs, typename scalar_t, typename index_t>
-ADVKERN_INLINE bool aggregate_vecs(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t row, int64_t first,
-                                   int64_t vecs) {
+ADVKERN_INLINE bool aggregate_vecs(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t begin, int64_t end,
+                                   int64_t first, int64_t vecs) {
   if constexpr (kVecs > 1)
-    if (vecs < kVecs) return aggregate_vecs<kVecs - 1>(a, row, first, vecs);
-  return aggregate_tile<kVecs>(a, row, first);
-}
-
-template <typename scalar_t, typename index_t>
-static bool aggregate_row(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t row) {
-  constexpr int lanes = kLanes<acc_of<scalar_t>>;
-  bool valid = true;
-  for (int64_t first = 0; first < a.channels; first += kMaxVecs * lanes)
-    valid &= aggregate_vecs<kMaxVecs>(a, row, first, (a.channels - first + lanes - 1) / lanes);
-  return valid;
+    if (vecs < kVecs) return aggregate_vecs<kVecs - 1>(a, begin, end, first, vecs);
+  return aggregate_tile<kVecs>(a, begin, end, first);
 }
 
 // Where the rows of a batch begin among its edges.
@@ -200,7 +221,7 @@ static bool aggregate_batch(const GcnAggregateArgs<scalar_t, index_t>& a, int64_
   const scalar_t* const limit = a.x + a.num_nodes * a.channels;
   Vec<acc_t> sum{}, *target = sums;
   for (int64_t e = first; e < last; ++e) {
-    prefetch(a.x, id_ahead(a.col, e, a.num_edges) * uint64_t(a.channels), kLineBytes);
+    prefetch(a.x, id_ahead(a.col, e, a.num_edges) * uint64_t(a.channels), a.channels * int64_t(sizeof(scalar_t)));
     const int64_t j = a.col[e];
     target += starts.rows_before[e - first];
     const mask_t goes_on = (mask_t{} + starts.goes_on[e - first]) != 0;
@@ -223,7 +244,7 @@ static bool aggregate_in_batches(const GcnAggregateArgs<scalar_t, index_t>& a, i
   while (begin < end) {
     int64_t rows = rows_of_batch(a, begin, end);
     if (rows == 0 || !aggregate_batch<kWeighted>(a, begin, rows)) {
-      valid &= aggregate_tile<1>(a, begin, 0);
+      valid &= aggregate_tile<1>(a, begin, begin + 1, 0);
       rows = 1;
     }
     begin += rows;
@@ -233,12 +254,14 @@ static bool aggregate_in_batches(const GcnAggregateArgs<scalar_t, index_t>& a, i
 
 template <typename scalar_t, typename index_t>
 static bool gcn_aggregate_rows(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t begin, int64_t end) {
-  if (0 < a.channels && a.channels <= kLanes<acc_of<scalar_t>>) {
+  constexpr int lanes = kLanes<acc_of<scalar_t>>;
+  if (0 < a.channels && a.channels <= lanes) {
     const bool weighted = a.weight || a.col_scale;
     return weighted ? aggregate_in_batches<true>(a, begin, end) : aggregate_in_batches<false>(a, begin, end);
   }
   bool valid = true;
-  for (int64_t row = begin; row < end; ++row) valid &= aggregate_row(a, row);
+  for (int64_t first = 0; first < a.channels; first += kMaxVecs * lanes)
+    valid &= aggregate_vecs<kMaxVecs>(a, begin, end, first, (a.channels - first + lanes - 1) / lanes);
   return valid;
 }
 

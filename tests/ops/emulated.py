@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -115,8 +116,8 @@ _register(_gcn._EDGE_DOT, _gcn_aggregate_edge_dot, _gcn._edge_dot_fake)
 @contextmanager
 def emulated_cuda() -> Iterator[None]:
     """Let the ops that have CUDA kernels run these on CPU tensors inside the ``with``."""
-    with use_backend({}):  # which forgets on leaving what is chosen here
+    with use_backend({}), patch.dict(backend._choices):  # words of its own, forgotten on leaving
         for op in ("gcn_aggregate",):
             library(op)
-            backend._choices[op, "cpu"] = "emulated"
+            backend._choices[backend._asked, (op, "cpu", None)] = "emulated"
         yield
