@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from conftest import relative_error
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from advkern.nn import TransformerBlock
 from advkern.ops import vit_attention
 from advkern.reference import vit_attention as reference
 
@@ -92,6 +95,38 @@ def bench_dropout(compare, threads, inputs, length):
     chosen = {name: f for name, f in functions().items() if name != "sdpa_flash"}  # it knows no dropout on a CPU
     candidates = {name: lambda f=f: both(f, leaf, cotangent, DROPOUT) for name, f in chosen.items()}
     compare(candidates, error_ours=error, **facts("dropout, forward+backward", length, threads))
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("work", ["forward", "forward+backward"])
+def bench_block(compare, threads, length, work):
+    """A whole block of ViT-B without maps, beside the same block with the tutorial's attention and with torch's."""
+    torch.manual_seed(0)
+    block = TransformerBlock(HEADS * DIM, HEADS, dropout=0.0)
+    x = torch.randn(BATCH, length, HEADS * DIM, requires_grad=work != "forward")
+
+    def run(attention, block=block, x=x):
+        own = block.attn
+        qkv = own.qkv(block.norm1(x)).unflatten(-1, (3, HEADS, DIM))
+        y = x + own.proj(attention(qkv).flatten(2))
+        return y + block.mlp(block.norm2(y))
+
+    def step(call):
+        if work == "forward":
+            with torch.no_grad():
+                return call()
+        out = call()
+        return out.detach(), *torch.autograd.grad(out.sum(), [x, *block.parameters()])
+
+    peers = {"eager": eager, "sdpa_flash": sdpa(SDPABackend.FLASH_ATTENTION)}
+    candidates = {"advkern": lambda: step(lambda: block(x, need_weights=False)[0])}
+    candidates |= {name: lambda f=f: step(lambda: run(f)) for name, f in peers.items()}
+    wide = copy.deepcopy(block).double()
+    if work == "forward":
+        truth = lambda: run(eager, wide, x.double()).detach()  # noqa: E731
+    else:
+        truth = None  # sums of gradients over all rows: compared in the tests, by layer
+    compare(candidates, truth, **facts(f"block, {work}", length, threads))
 
 
 def dropout_error(leaf, cotangent) -> float:

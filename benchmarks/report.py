@@ -107,7 +107,7 @@ def attention() -> Iterator[str]:
     for machine, results in _results("vit_attention"):
         yield f"{machine}, float32, batch 4, 12 heads of 64. {HOW}"
         yield ""
-        yield "| work | N | threads | ours | SDPA, flash | SDPA, math | tutorial | tutorial, compiled | error, ours / peer |"
+        yield "| work | N | threads | ours | SDPA, flash | SDPA, math | tutorial | compiled | error, ours / peer |"
         yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
         rows = [row for test, row in results["rows"].items() if not test.endswith(HUGE) and "length" in row]
         for row in sorted(rows, key=lambda row: (row["work"], row["length"], row["threads"])):

@@ -62,7 +62,8 @@ def _define_triton(ops: dict[str, Any], name: str, schema: str, fake: Any) -> No
 
 _define_triton(_FWD, "vit_attention_fwd", _FWD_SCHEMA, _fwd_fake)
 _define_triton(_BWD, "vit_attention_bwd", _BWD_SCHEMA, _bwd_fake)
-backend.register_op("vit_attention", {"cpu": "cpu", "cuda": "triton"})
+_IN_TRITON = (torch.float32, torch.bfloat16, torch.float16)
+backend.register_op("vit_attention", {"cpu": "cpu", "cuda": "triton"}, dtypes={"triton": _IN_TRITON})
 
 _WIDEST_IN_TRITON = 128  # dim of a head; wider ones run in plain PyTorch
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -222,8 +223,9 @@ def vit_attention(
     if torch.autograd.forward_ad._current_level >= 0:  # plain PyTorch has a forward mode
         out, lse = reference.vit_attention(*_parts(tensors), *options)  # type: ignore[call-arg]
         return (out, lse) if return_lse else out
-    where = backend.choose("vit_attention", first.device.type)
+    where = backend.choose("vit_attention", first.device.type, tensors[0].dtype)
     if where == "triton" and first.shape[-1] > _WIDEST_IN_TRITON:
+        backend.note("vit_attention", f"Triton's kernels take heads of at most {_WIDEST_IN_TRITON}: plain PyTorch")
         where = "torch"
     if _is_plain(*tensors):
         out, lse = _FWD[where](*_parts(tensors), *options, return_lse)
