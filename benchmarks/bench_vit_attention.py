@@ -118,14 +118,11 @@ def bench_block(compare, threads, length, work):
         out = call()
         return out.detach(), *torch.autograd.grad(out.sum(), [x, *block.parameters()])
 
-    peers = {"eager": eager, "sdpa_flash": sdpa(SDPABackend.FLASH_ATTENTION)}
+    peers = {"eager": eager, "sdpa_flash": sdpa(SDPBackend.FLASH_ATTENTION)}
     candidates = {"advkern": lambda: step(lambda: block(x, need_weights=False)[0])}
     candidates |= {name: lambda f=f: step(lambda: run(f)) for name, f in peers.items()}
     wide = copy.deepcopy(block).double()
-    if work == "forward":
-        truth = lambda: run(eager, wide, x.double()).detach()  # noqa: E731
-    else:
-        truth = None  # sums of gradients over all rows: compared in the tests, by layer
+    truth = (lambda: run(eager, wide, x.double()).detach()) if work == "forward" else None  # gradients: in the tests
     compare(candidates, truth, **facts(f"block, {work}", length, threads))
 
 
