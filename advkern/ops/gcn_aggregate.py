@@ -219,7 +219,7 @@ def _activation_backward(grad: Tensor, out: Tensor | None, activation: int) -> T
     if out is None:
         return grad
     if name == "relu":
-        return grad.masked_fill(out <= 0, 0)
+        return torch.ops.aten.threshold_backward(grad, out, 0)  # in one pass, unlike a mask
     return grad * torch.where(out > 0, 1, out + 1)  # elu
 
 
@@ -284,6 +284,8 @@ def gcn_aggregate(
     where = backend.choose("gcn_aggregate", x.device.type)
     tensors = (x.contiguous(), edge_weight, row_scale, col_scale, bias)
     code = ACTIVATION_NAMES.index(activation)
+    if _is_plain(*tensors):  # asked here and not once more in _aggregate: a call on a small graph is all overhead
+        return _FWD[where](*_adjacency(graph, with_transpose=False)[:3], *tensors, code)
     adjacency = _adjacency(graph, with_transpose=not _is_plain(*tensors[:4]))
     return _aggregate(adjacency, tensors[0], where, *tensors[1:], code)
 

@@ -10,21 +10,26 @@ from typing import Any
 
 
 def interleave(
-    candidates: Mapping[str, Callable[[], Any]], *, rounds: int = 7, min_seconds: float = 0.0
+    candidates: Mapping[str, Callable[[], Any]], *, rounds: int = 7, min_seconds: float = 0.0, slow: float = 0.2
 ) -> dict[str, list[float]]:
     """Time each candidate ``rounds`` times, one after the other in every round; return seconds a call.
 
-    A candidate shorter than ``min_seconds`` is called as often as fills that time, so that the clock's grain and
-    the loop do not count. An untimed call goes before every sample: it finds the caches, and the free memory, as
-    the candidate itself left them, as in a training loop, and not as its predecessor did.
+    A candidate that takes longer than ``slow`` seconds sits out after three rounds. One shorter than ``min_seconds`` is
+    called as often as fills that time, so that the clock's grain and the loop do not count. An untimed call goes
+    before every sample: it finds the caches, and the free memory, as the candidate itself left them, as in a
+    training loop, and not as its predecessor did.
     """
-    repeats = {}
+    repeats, turns = {}, {}
     for name, call in candidates.items():
         call()
-        repeats[name] = max(1, round(min_seconds / max(_seconds(call, 1), 1e-9)))
+        seconds = min(_seconds(call, 1) for _ in range(2))
+        repeats[name] = max(1, round(min_seconds / max(seconds, 1e-9)))
+        turns[name] = min(rounds, 3) if seconds > slow else rounds
     samples: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
+    for turn in range(rounds):
         for name, call in candidates.items():
+            if turn >= turns[name]:
+                continue
             call()
             samples[name].append(_seconds(call, repeats[name]))
     return samples
