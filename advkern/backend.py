@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import os
 import warnings
@@ -140,6 +140,10 @@ def why_not(op: str, backend: str, device_type: str, dtype: torch.dtype | None =
     devices = [device for device, kernel in kernels.backends.items() if kernel == backend]
     if not devices:
         return f"{op} has no {backend} kernel"
+    if backend == "triton" and importlib.util.find_spec("triton") is None:
+        return "triton is not installed; mend it with: pip install triton"
+    if backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
+        return None  # on every device, for tests
     if device_type not in devices:
         return f"{backend} takes tensors on {' or '.join(devices)}, got {device_type}"
     part = {"cpu": COMPILED, "cuda": CUDA}.get(backend)

@@ -133,7 +133,7 @@ def overhead() -> Iterator[str]:
         )
 
 
-def attention() -> Iterator[str]:
+def gat_attention() -> Iterator[str]:
     """Graph attention, whole layers and models, beside their peers."""
     for machine, results in _results("gat_attention"):
         yield f"{machine}, float32. {HOW}"
@@ -202,14 +202,33 @@ def _integration(keep: Any) -> Iterator[str]:
         yield ""
 
 
+def vit_attention() -> Iterator[str]:
+    """Attention of ViT-B beside the eager lines and torch's own attention."""
+    for machine, results in _results("vit_attention"):
+        yield f"{machine}, float32, batch 4, 12 heads of 64. {HOW}"
+        yield ""
+        yield "| work | N | threads | ours | SDPA, flash | SDPA, math | tutorial | compiled | error, ours / peer |"
+        yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+        rows = [row for test, row in results["rows"].items() if not test.endswith(HUGE) and "length" in row]
+        for row in sorted(rows, key=lambda row: (row["work"], row["length"], row["threads"])):
+            ratios = (row["ratios"].get(name) for name in ("sdpa_flash", "sdpa_math", "eager", "compiled"))
+            cells = " | ".join("" if ratio is None else f"{ratio:.2f}x" for ratio in ratios)
+            errors = dict(row["errors"])
+            own = errors.pop("advkern", row.get("error_ours"))
+            error = "" if own is None else f"{own:.0e}" + (f" / {min(errors.values()):.0e}" if errors else "")
+            yield f"| {row['work']} | {row['length']} | {row['threads']} | {_ms(row)} | {cells} | {error} |"
+        yield ""
+
+
 TABLES = {
-    "attention": attention,
     "integration": integration,
     "integration_all": integration_all,
     "aggregation": aggregation,
     "aggregation_all": aggregation_all,
     "construction": construction,
     "overhead": overhead,
+    "gat_attention": gat_attention,
+    "vit_attention": vit_attention,
     "training": training,
     "memory": memory,
 }

@@ -1,0 +1,1 @@
+"""Triton kernels; each module is imported only when its kernel is chosen."""
