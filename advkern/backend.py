@@ -38,9 +38,11 @@ class CompiledPart:
 
 
 def _built() -> dict[str, Any]:
-    """What the build left behind."""
-    path = Path(__file__).with_name("_build.json")
-    return json.loads(path.read_text()) if path.is_file() else {}
+    """What the build left behind; a damaged report must not keep the package from loading."""
+    try:
+        return dict(json.loads(Path(__file__).with_name("_build.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _load_compiled() -> CompiledPart:
@@ -50,7 +52,7 @@ def _load_compiled() -> CompiledPart:
     try:
         module = importlib.import_module("advkern._C")
     except ModuleNotFoundError:
-        reason = build.get("reason") or "advkern was installed without its compiled part"
+        reason = build.get("reason") or f"no compiled part lies in {Path(__file__).parent}"
         return CompiledPart("not built", reason, build.get("mend") or reinstall("cpu"), facts)
     except (ImportError, OSError) as error:
         return CompiledPart("not loadable", f"advkern._C: {error}", reinstall("cpu"), facts)
@@ -62,7 +64,7 @@ def _load_cuda(library: Path) -> CompiledPart:
     build = _built().get("cuda", {})
     facts = build.get("facts", {})
     if not library.is_file():
-        reason = build.get("reason") or "advkern was installed without its CUDA kernels"
+        reason = build.get("reason") or f"no {library.name} lies in {library.parent}"
         return CompiledPart("not built", reason, build.get("mend") or reinstall("cuda"), facts)
     if torch.version.cuda is None:
         reason = f"{library.name}: torch {torch.__version__} has no CUDA"
