@@ -120,5 +120,5 @@ def test_current_axes_are_the_default(monkeypatch):
 def test_missing_library_is_told_with_the_command(monkeypatch, missing, draw):
     monkeypatch.setitem(sys.modules, missing, None)
     library = missing.partition(".")[0]
-    with pytest.raises(ImportError, match=rf"needs {library}: pip install 'advkern\[demo\]'"):
+    with pytest.raises(ImportError, match=rf"needs {library}: pip install '\.\[demo\]'"):
         draw()

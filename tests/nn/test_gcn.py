@@ -376,9 +376,9 @@ WRONG = {
     ),
     "num_layers: .*at least 1, got 0": lambda: GCN(5, 8, 3, num_layers=0),
     r"dropout: .*\[0, 1\], got 1.5": lambda: GCN(5, 8, 3, dropout=1.5),
-    r"x: expected .*\[num_nodes, 5\], got \(6, 4\)": lambda: GCN(5, 8, 3)(torch.ones(6, 4), EYE),
-    r"x: expected .*\[num_nodes, 5\], got \(5,\)": lambda: GraphConvolutionLayer(5, 3)(torch.ones(5), EYE),
-    r"x: expected \[num_nodes = 6, channels\], got shape \(4, 3\)": (
+    r"x: expected shape \[num_nodes = 6, 5\], got \(6, 4\)": lambda: GCN(5, 8, 3)(torch.ones(6, 4), EYE),
+    r"x: expected shape \[num_nodes = 6, 5\], got \(5,\)": lambda: GraphConvolutionLayer(5, 3)(torch.ones(5), EYE),
+    r"x: expected shape \[num_nodes = 6, 5\], got \(4, 5\)": (
         lambda: GraphConvolutionLayer(5, 3)(torch.ones(4, 5), EYE)
     ),
     r"adj: expected a square matrix, got shape \(6, 2\)": lambda: GCN(5, 8, 3)(torch.ones(6, 5), EYE[:, :2]),

@@ -206,7 +206,7 @@ WRONG = {
     r"x: expected .*\[num_nodes, 4\], got \(6, 2\)": lambda: GCNConv(4, 3)(X[:, :2], EDGES),
     r"edge_index: .*expected ids in \[0, 4\), got 4": lambda: GCNConv(4, 3)(X[:4], EDGES),
     r"edge_index: .*\[2, num_edges\], got .*\(7, 2\)": lambda: GCNConv(4, 3)(X, EDGES.t()),
-    r"weight: expected floats of shape \(7,\).*, got .*\(5,\)": lambda: GCNConv(4, 3)(X, EDGES, torch.ones(5)),
+    r"edge_weight: expected floats of shape \(7,\).*, got .*\(5,\)": lambda: GCNConv(4, 3)(X, EDGES, torch.ones(5)),
     "weight: expected every node's degree .*at least 0 .*got -1.0 at node 0": (
         lambda: GCNConv(4, 3)(X, EDGES, -torch.ones(7))
     ),
