@@ -91,6 +91,7 @@ def bench_training_step(compare, threads, graphs, graph_name):
     graph = graphs[graph_name]
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(graph.num_nodes, 128, generator=generator)
+    torch.manual_seed(0)
     ours = GCN(128, 64, 40, normalize="sym", add_self_loops=True, dropout=0.0)
     labels = ours(x, graph).argmin(1)  # all wrong: gradients of random labels would cancel to float32's noise
     twin = EagerGCN(128, 64, 40)
@@ -116,7 +117,9 @@ def bench_training_step(compare, threads, graphs, graph_name):
         model.dropout.p = 0.0
         return training_step(model, lambda: model(x.double(), adj.double()), labels)()
 
-    compare(candidates, exact, work="training step", graph=graph_name, channels=128, threads=threads)
+    # 5e-4 was measured, of all three alike: in float32 some features fall on the other side of relu's kink
+    facts = {"work": "training step", "graph": graph_name, "channels": 128, "threads": threads}
+    compare(candidates, exact, tolerance=2e-3, **facts)
 
 
 def training_step(model: nn.Module, forward: Callable[[], Tensor], labels: Tensor) -> Callable[[], tuple[Tensor, ...]]:
