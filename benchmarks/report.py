@@ -16,6 +16,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "docs/performance.md")
 HUGE = "[huge_pages]"
+HOW_FEW = "The least of two to seven samples each, all in one run; a ratio is the peer's time over ours."
 HOW = "The least of seven samples each (three above 0.2 s), all in one run; a ratio is the peer's time over ours."
 
 
@@ -136,7 +137,7 @@ def overhead() -> Iterator[str]:
 def gat_attention() -> Iterator[str]:
     """Graph attention, whole layers and models, beside their peers."""
     for machine, results in _results("gat_attention"):
-        yield f"{machine}, float32. {HOW}"
+        yield f"{machine}, float32. {HOW_FEW}"
         yield ""
         yield "| work | graph | heads | threads | ours | PyG | PyG, huge pages | other peers | error, ours / PyG |"
         yield "|---|---|--:|--:|--:|--:|--:|---|--:|"
