@@ -206,7 +206,7 @@ def _chosen(asked: str, key: _Key) -> str:
 
 # A constant of compiled code, which guards what was asked for and traces no reasons and warnings. This is what
 # torch.compiler.assume_constant_result does; calling that imports torch._dynamo, as slow as torch itself.
-_chosen._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_chosen._dynamo_marked_constant = True  # type: ignore[attr-defined]  # a mark on the function
 
 
 def _resolve(asked: str, key: _Key) -> str:

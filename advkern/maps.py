@@ -72,7 +72,7 @@ class AttentionMap(torch.Tensor):
             raise RuntimeError("AttentionMap: release() was called on this map: its values are gone")
         return self._source
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]  # torch's is untyped
         state = "released" if self._source is None else "computed" if self._dense is not None else "not computed"
         return f"{type(self).__name__}({list(self.shape)}, {self.dtype}, {state})"
 
@@ -85,11 +85,11 @@ class AttentionMap(torch.Tensor):
         return func(*_read(args, AttentionMap.dense), **_read(kwargs or {}, AttentionMap.dense))
 
     @classmethod
-    def __torch_dispatch__(  # type: ignore[override]
+    def __torch_dispatch__(  # type: ignore[override]  # torch's stub names other types
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Where only C++ saw the map: the values again, without a derivative."""
-        values = lambda each: each.dense().detach()  # noqa: E731
+        values = lambda each: each.dense().detach()
         return func(*_read(args, values), **_read(kwargs or {}, values))
 
 

@@ -81,7 +81,7 @@ def bench_forward_backward(compare, threads, graphs, graph_name, channels):
 
     functions = {"advkern": lambda x: gcn_aggregate(graph, x)} | peers(graph)
     candidates = {name: lambda f=f: both(f) for name, f in functions.items()}
-    truth = lambda: (exact(graph, x), exact(graph.t(), cotangent))  # noqa: E731
+    truth = lambda: (exact(graph, x), exact(graph.t(), cotangent))
     compare(candidates, truth, work="forward+backward", graph=graph_name, channels=channels, threads=threads)
 
 
@@ -171,14 +171,14 @@ def bench_cold(compare, threads):
     def both(out: Tensor) -> tuple[Tensor, ...]:
         return out.detach(), *torch.autograd.grad(out, x, x.detach())
 
-    coo = lambda: torch.sparse_coo_tensor(edge_index.flip(0), ones, (n, n))  # noqa: E731
+    coo = lambda: torch.sparse_coo_tensor(edge_index.flip(0), ones, (n, n))
     candidates = {
         "advkern": lambda: both(gcn_aggregate(Graph.from_edge_index(edge_index, None, n), x)),
         "torch_csr": lambda: both(coo().to_sparse_csr() @ x),
         "torch_coo": lambda: both(torch.sparse.mm(coo().coalesce(), x)),
         "index_add": lambda: both(torch.zeros_like(x).index_add(0, target, x.index_select(0, source))),
     }
-    truth = lambda: (exact(graph, x), exact(graph.t(), x))  # noqa: E731
+    truth = lambda: (exact(graph, x), exact(graph.t(), x))
     compare(candidates, truth, work="cold forward+backward", graph="arxiv-uniform", channels=64, threads=threads)
 
 
@@ -208,7 +208,7 @@ MEMORY_OF = {
 
 def bench_memory(keep_row, benchmark):
     """Peak memory of forward and backward beyond the inputs, each in a process of its own."""
-    measure = lambda prepare, call: peak_memory(MEMORY.format(prepare=prepare, call=call)) / 2**20  # noqa: E731
+    measure = lambda prepare, call: peak_memory(MEMORY.format(prepare=prepare, call=call)) / 2**20
     megabytes = {name: round(measure(*code), 1) for name, code in MEMORY_OF.items()}
     benchmark.pedantic(lambda: None, rounds=1)
     keep_row({"work": "memory", "graph": "arxiv-uniform", "channels": 64, "mebibytes": megabytes})
@@ -221,7 +221,7 @@ def bench_overhead(compare, threads):
     graph = Graph.from_networkx(networkx.karate_club_graph(), weight=None)
     x = torch.randn(34, 16)
     op = torch.ops.advkern.gcn_aggregate_fwd.default
-    kernel = lambda: op(graph.rowptr, graph.col, graph.schedule, x, None, None, None, None, 0)  # noqa: E731
+    kernel = lambda: op(graph.rowptr, graph.col, graph.schedule, x, None, None, None, None, 0)
     candidates = {"advkern": lambda: gcn_aggregate(graph, x), "schema_op": kernel}
     candidates |= {name: lambda f=f: f(x) for name, f in peers(graph).items()}
     compare(candidates, lambda: exact(graph, x), work="overhead", graph="karate", channels=16, threads=threads)

@@ -98,9 +98,7 @@ def bench_forward_backward(compare, threads, dim, dtype):
         return out.detach(), *torch.autograd.grad(out, [y, *func.parameters()], cotangent)
 
     candidates = {name: lambda f=f: both(f, func, y, cotangent) for name, f in solvers(func).items()}
-    truth = lambda: both(  # noqa: E731
-        lambda y: loop(exact_func, y, 4 * STEPS), exact_func, exact_y, cotangent.double()
-    )
+    truth = lambda: both(lambda y: loop(exact_func, y, 4 * STEPS), exact_func, exact_y, cotangent.double())
     compare(candidates, truth, **facts(dim, dtype, threads, "forward+backward"))
 
 

@@ -81,7 +81,7 @@ def bench_forward_backward(compare, threads, inputs, length):
     qkv, cotangent = inputs(length)
     leaf = qkv.requires_grad_()
     candidates = {name: lambda f=f: both(f, leaf, cotangent) for name, f in functions().items()}
-    truth = lambda: both(eager, leaf.detach().double().requires_grad_(), cotangent.double())  # noqa: E731
+    truth = lambda: both(eager, leaf.detach().double().requires_grad_(), cotangent.double())
     compare(candidates, truth, **facts("forward+backward", length, threads))
 
 

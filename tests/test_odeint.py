@@ -157,7 +157,7 @@ def test_a_closure_s_parameters_get_gradients():
 def test_func_transforms_see_through():
     func = ODEFunc(2).double()
     y = torch.randn(3, 2, dtype=F64)
-    path = lambda y: odeint(func, y, (0.0, 0.5), step_size=0.1)[-1]  # noqa: E731
+    path = lambda y: odeint(func, y, (0.0, 0.5), step_size=0.1)[-1]
     leaf = y.clone().requires_grad_()
     direct = torch.autograd.grad(path(leaf).sum(), leaf)[0]
     torch.testing.assert_close(torch.func.grad(lambda y: path(y).sum())(y), direct)
@@ -270,7 +270,7 @@ def test_any_shape_of_state(shape):
 
 
 def test_check_finite_names_the_time():
-    square = lambda t, y: y * y  # noqa: E731  # from 1 it explodes at t = 1
+    square = lambda t, y: y * y  # from 1 it explodes at t = 1
     y = torch.ones(2, dtype=F64)
     assert not odeint(square, y, (0.0, 5.0), step_size=0.1)[-1].isfinite().any()
     with pytest.raises(FloatingPointError, match=r"state became infinite or NaN in the step to t = 1\.[2-6]$"):
@@ -298,7 +298,7 @@ def test_compiles_fullgraph(kind):
     torch.manual_seed(0)
     func = ODEFunc(3).double() if kind == "kernel" else Pendulum().double()
     y = torch.randn(4, 3, dtype=F64, requires_grad=True)
-    run = lambda y: odeint(func, y, (0.0, 0.2, 0.45), step_size=0.1)  # noqa: E731
+    run = lambda y: odeint(func, y, (0.0, 0.2, 0.45), step_size=0.1)
     results = [(out, *torch.autograd.grad(out.sum(), [y, *func.parameters()])) for out in
                (run(y), torch.compile(run, fullgraph=True)(y))]  # fmt: skip
     torch.testing.assert_close(results[0], results[1])
@@ -352,7 +352,7 @@ def test_explain_says_why_it_goes_step_by_step():
 # -- what is refused -------------------------------------------------------------------------------------------------
 
 ONES = torch.ones(2, 3)
-DECAY = lambda t, y: -y  # noqa: E731
+DECAY = lambda t, y: -y
 WRONG = {
     "func: expected a callable, got int": (TypeError, lambda: odeint(3, ONES, (0.0, 1.0))),
     "y0: expected a tensor, got float": (TypeError, lambda: odeint(DECAY, 1.0, (0.0, 1.0))),

@@ -120,7 +120,9 @@ def _trajectory(func: ODEFunc, start: Tensor, years: float, points: int) -> Tens
     logs = logarithms()
     times = [years * k / (points - 1) for k in range(points)]
     with torch.no_grad():
-        return odeint(func, start, times, step_size=STEP) * logs.std(0) + logs.mean(0)  # type: ignore[operator]
+        states = odeint(func, start, times, step_size=STEP)
+    assert isinstance(states, Tensor)  # a tuple only for a tuple of states
+    return states * logs.std(0) + logs.mean(0)
 
 
 def _fit(func: ODEFunc) -> Figure:

@@ -174,7 +174,8 @@ def _keep(adjacency: _Adjacency, like: Tensor, seed: Tensor | None, threshold: i
     if seed is None:
         return None
     edges = torch.arange(adjacency.col.shape[0], device=like.device)
-    return reference.dropout_factor(like, edges, seed, threshold)  # type: ignore[return-value]
+    factor = reference.dropout_factor(like, edges, seed, threshold)
+    return factor if isinstance(factor, Tensor) else None  # a probability so small that nothing is dropped
 
 
 def gat_attention(

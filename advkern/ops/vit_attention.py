@@ -221,7 +221,7 @@ def vit_attention(
     mask = None if key_padding_mask is None else key_padding_mask.contiguous()
     options = _Options(mask, seed, float(scale), float(dropout))
     if torch.autograd.forward_ad._current_level >= 0:  # plain PyTorch has a forward mode
-        out, lse = reference.vit_attention(*_parts(tensors), *options)  # type: ignore[call-arg]
+        out, lse = reference.vit_attention(*_parts(tensors), *options)  # type: ignore[call-arg]  # mypy cannot count two stars
         return (out, lse) if return_lse else out
     where = backend.choose("vit_attention", first.device.type, tensors[0].dtype)
     if where == "triton" and first.shape[-1] > _WIDEST_IN_TRITON:

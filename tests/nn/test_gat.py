@@ -244,7 +244,7 @@ def test_compiles_without_a_graph_break_and_trains(training, connected, x):
     torch._dynamo.reset()
     model = GAT(5, 4, 3, num_heads=2).double().train(training)
     graph = Graph.from_dense(connected)
-    run = lambda f: torch.autograd.grad(f(x, graph, need_weights=False)[0].pow(2).sum(), list(model.parameters()))  # noqa: E731
+    run = lambda f: torch.autograd.grad(f(x, graph, need_weights=False)[0].pow(2).sum(), list(model.parameters()))
     torch.manual_seed(2)
     expected = run(model)
     torch.manual_seed(2)

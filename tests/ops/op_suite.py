@@ -253,7 +253,7 @@ class OpSuite:
         function, leaves = positional(case)
         tensors = tuple(leaf.detach() for leaf in leaves)
         with running_on(place):
-            total = lambda *args: function(*args).pow(2).sum()  # noqa: E731
+            total = lambda *args: function(*args).pow(2).sum()
             direct = torch.autograd.grad(total(*leaves), leaves)
             argnums = tuple(range(len(tensors)))
             for left, right in zip(torch.func.grad(total, argnums)(*tensors), direct, strict=True):
@@ -267,7 +267,7 @@ class OpSuite:
         function, leaves = positional(case)
         first, *rest = (leaf.detach() for leaf in leaves)
         with running_on(place):
-            total = lambda x: function(x, *rest).pow(2).sum()  # noqa: E731
+            total = lambda x: function(x, *rest).pow(2).sum()
             forward = torch.func.jacfwd(torch.func.grad(total))(first)
             torch.testing.assert_close(forward, torch.func.jacrev(torch.func.grad(total))(first))
 

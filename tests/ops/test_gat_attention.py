@@ -66,7 +66,7 @@ def _with_ids(graph: Graph, ids: torch.dtype) -> Graph:
 
 def make_case(graph: Graph, heads: int, channels: int, dropout: float = 0.0, **options) -> Case:
     generator = torch.Generator().manual_seed(0)
-    draw = lambda *shape: torch.randn(graph.num_nodes, *shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    draw = lambda *shape: torch.randn(graph.num_nodes, *shape, generator=generator, dtype=torch.float64)
     tensors = {"h": draw(heads, channels), "score_dst": draw(heads), "score_src": draw(heads)}
 
     def call(h, score_dst, score_src):
@@ -226,7 +226,7 @@ class TestGatAttention(OpSuite):
     def test_derivatives_with_dropout(self, place, heads):
         case = make_case(GRAPHS["tiny"](0, torch.int32), heads, 2, dropout=0.4)
         leaves = case.leaves()
-        call = lambda *args: case.call(*args)  # noqa: E731
+        call = lambda *args: case.call(*args)
         with running_on(place):
             assert torch.autograd.gradcheck(call, tuple(leaves.values()), check_forward_ad=True)
             assert torch.autograd.gradgradcheck(call, tuple(leaves.values()))
@@ -259,7 +259,7 @@ class TestGatAttention(OpSuite):
         torch._dynamo.reset()
         case = self.case("eight_by_eight")
         graph = GRAPHS["uniform"](0, torch.int32)
-        call = lambda **tensors: gat_attention(graph, **tensors, dropout=0.5, training=True)  # noqa: E731
+        call = lambda **tensors: gat_attention(graph, **tensors, dropout=0.5, training=True)
         results = []
         for function in (call, torch.compile(call, fullgraph=True)):
             with running_on(place):
@@ -272,7 +272,7 @@ class TestGatAttention(OpSuite):
     def test_vmap_of_dropout_is_refused_by_name(self, place, small):
         case = self.case(small)
         graph = GRAPHS[CASES[small][0]](0, torch.int32)
-        call = lambda *args: gat_attention(graph, *args, dropout=0.5, training=True)  # noqa: E731
+        call = lambda *args: gat_attention(graph, *args, dropout=0.5, training=True)
         twice = tuple(torch.stack([t, t]) for t in case.tensors.values())
         with running_on(place):
             with pytest.raises(RuntimeError, match=r"vmap: dropout draws a random seed"):
@@ -466,3 +466,16 @@ class Attention(torch.nn.Module):
         h = self.lin(x).unflatten(1, (self.heads, -1))
         scores = (h * self.att[0]).sum(2), (h * self.att[1]).sum(2)
         return gat_attention(graph, h, *scores)
+
+
+def test_dropout_too_rare_for_the_counter_drops_nothing_in_any_derivative():
+    """A probability below 2^-33 rounds to a threshold of 0, with a seed all the same."""
+    graph = Graph.from_dense(torch.ones(4, 4))
+    h, score = (torch.randn(*shape, dtype=torch.float64).requires_grad_() for shape in ((4, 2, 3), (4, 2)))
+    grads = []
+    for options in ({"dropout": 1e-12, "training": True}, {}):
+        out = gat_attention(graph, h, score, score, **options)
+        (grad,) = torch.autograd.grad(out.pow(2).sum(), h, create_graph=True)
+        grads.append(torch.autograd.grad(grad.pow(2).sum(), (h, score)))
+    for left, right in zip(*grads, strict=True):
+        assert torch.equal(left, right)

@@ -76,7 +76,7 @@ def make_case(batch, dim, hidden, steps, *, own=False, save_at=None, method="rk4
 def formula(y, weights, h, save_at, method):
     """The methods as textbooks write them; nothing of the package."""
     w1, b1, w2, b2 = weights
-    f = lambda x: linear(torch.tanh(linear(x, w1, b1)), w2, b2)  # noqa: E731
+    f = lambda x: linear(torch.tanh(linear(x, w1, b1)), w2, b2)
     states = [y]
     for length in h:
         dt = length[..., None] if length.dim() else length
@@ -235,7 +235,7 @@ STEP_CASES = {
 
 def step_case(shape) -> Case:
     generator = torch.Generator().manual_seed(0)
-    draw = lambda *s: torch.randn(s, generator=generator, dtype=torch.float64)  # noqa: E731
+    draw = lambda *s: torch.randn(s, generator=generator, dtype=torch.float64)
     tensors = {"y": draw(*shape), "a": draw(*shape), "t": draw(1), "dt": 0.1 + 0.01 * draw(1)}
 
     def slope(a):

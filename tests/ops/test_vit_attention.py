@@ -196,7 +196,7 @@ class TestVitAttention(OpSuite):
         if "dropout" not in small:
             return super().test_func_grad_and_vmap(place, small)
         qkv = self.case(small).tensors["qkv"]
-        call = lambda t: vit_attention(t, dropout=0.4, training=True)  # noqa: E731
+        call = lambda t: vit_attention(t, dropout=0.4, training=True)
         with running_on(place):
             with pytest.raises(RuntimeError, match=r"vmap: dropout draws a random seed"):
                 torch.func.vmap(call)(torch.stack([qkv, qkv]))
@@ -301,7 +301,7 @@ class TestVitAttention(OpSuite):
     def test_compiled_dropout_draws_what_eager_draws(self, place):
         torch._dynamo.reset()
         qkv = torch.randn(1, 30, 3, 2, 8, requires_grad=True)
-        call = lambda t: vit_attention(t, dropout=0.3, training=True)  # noqa: E731
+        call = lambda t: vit_attention(t, dropout=0.3, training=True)
         with running_on(place):
             torch.manual_seed(2)
             eager = call(qkv)
@@ -313,7 +313,7 @@ class TestVitAttention(OpSuite):
 
     def test_checkpoint_draws_the_same_mask_again(self, place):
         qkv = torch.randn(1, 30, 3, 2, 8, requires_grad=True)
-        call = lambda t: vit_attention(t, dropout=0.3, training=True).square().sum()  # noqa: E731
+        call = lambda t: vit_attention(t, dropout=0.3, training=True).square().sum()
         with running_on(place):
             torch.manual_seed(2)
             (plain,) = torch.autograd.grad(call(qkv), qkv)
