@@ -1,95 +1,87 @@
 // SPDX-License-Identifier: MIT
-// exp of vectors, every instruction set of this machine, against libm in a wider type over the whole range.
-#include <cmath>
-#include <cstdio>
-#include <cstring>
-#include <limits>
+// exp and tanh of vectors, every instruction set of this machine, against libm in a wider type over the whole range.
 #include <random>
-#include <type_traits>
-#include <vector>
 
-#include "common/isa.h"
+#include "vec_error.h"
 
 #define ADVKERN_KERNEL "vec_kernels.h"
 #include "common/for_each_isa.h"
 
 namespace {
 
-constexpr int64_t kBatch = 4096;
+using namespace advkern;
 
-// The distance from `exact` in units of the last place that a result of its size has.
 template <typename acc_t>
-double error_in_ulps(acc_t actual, long double exact) {
-  const long double largest = std::numeric_limits<acc_t>::max();
-  if (std::isinf(actual)) return exact > largest * (1 - std::numeric_limits<acc_t>::epsilon()) ? 0 : INFINITY;
-  if (exact > largest) return INFINITY;
-  const long double size = std::max(exact, (long double)(std::numeric_limits<acc_t>::min()));
-  const long double ulp = std::ldexp(1.0L, std::ilogb(size) - (std::numeric_limits<acc_t>::digits - 1));
-  return double(std::fabs((long double)(actual)-exact) / ulp);
-}
-
-// The largest error over arguments that `next` gives.
-template <typename acc_t, typename Next>
-int check_range(const char* what, int64_t batches, const Next& next) {
-  using namespace advkern;
-  std::vector<acc_t> x(kBatch), out(kBatch);
-  double worst = 0, at = 0;
-  for (int64_t batch = 0; batch < batches; ++batch) {
-    for (auto& value : x) value = next();
-    ADVKERN_ON_ISA(exp_of_all<acc_t>, x.data(), out.data(), kBatch);
-    for (size_t k = 0; k < x.size(); ++k) {
-      const long double exact = std::is_same_v<acc_t, float> ? (long double)(std::exp(double(x[k]))) : expl(x[k]);
-      const double error = error_in_ulps(out[k], exact);
-      if (!(error <= worst)) worst = error, at = double(x[k]);
-    }
-  }
-  std::printf("%s %s: %.3f ulp at %.17g\n", isa_name(current_isa()), what, worst, at);
-  return worst < 1.1 ? 0 : 1;
+void exp_here(const acc_t* x, acc_t* out, int64_t count) {
+  ADVKERN_ON_ISA(exp_of_all<acc_t>, x, out, count);
 }
 
 template <typename acc_t>
-int check_special() {
-  using namespace advkern;
+void tanh_here(const acc_t* x, acc_t* out, int64_t count) {
+  ADVKERN_ON_ISA(tanh_of_all<acc_t>, x, out, count);
+}
+
+template <typename acc_t>
+int check_special_exp() {
   constexpr acc_t inf = std::numeric_limits<acc_t>::infinity(), nan = std::numeric_limits<acc_t>::quiet_NaN();
-  std::vector<acc_t> x(16, 0), out(16);
   const acc_t arguments[] = {-inf, inf, nan, -nan, 0, acc_t(-0.0), acc_t(1e30), acc_t(-1e30)};
   const acc_t expected[] = {0, inf, nan, nan, 1, 1, inf, 0};
-  std::memcpy(x.data(), arguments, sizeof(arguments));
-  ADVKERN_ON_ISA(exp_of_all<acc_t>, x.data(), out.data(), 16);
-  int failures = 0;
-  for (size_t k = 0; k < 8; ++k)
-    if (!(out[k] == expected[k] || (std::isnan(out[k]) && std::isnan(expected[k])))) {
-      std::printf("%s: exp(%g) is %g\n", isa_name(current_isa()), double(x[k]), double(out[k]));
-      ++failures;
-    }
-  return failures;
+  return check_special(arguments, expected, exp_here<acc_t>);
 }
 
-int check_all() {
+template <typename acc_t>
+int check_special_tanh() {
+  constexpr acc_t inf = std::numeric_limits<acc_t>::infinity(), nan = std::numeric_limits<acc_t>::quiet_NaN();
+  constexpr acc_t tiny = std::numeric_limits<acc_t>::denorm_min(), huge = std::numeric_limits<acc_t>::max();
+  const acc_t arguments[] = {-inf, inf, nan, -nan, 0, acc_t(-0.0), tiny, -tiny, huge, -huge};
+  const acc_t expected[] = {-1, 1, nan, nan, 0, acc_t(-0.0), tiny, -tiny, 1, -1};
+  return check_special(arguments, expected, tanh_here<acc_t>);
+}
+
+int check_exp() {
   uint32_t bits = 0;
-  const auto every_so_manieth_float = [&] {
-    for (;;) {
-      float value;
-      std::memcpy(&value, &(bits += 1009), sizeof(value));  // odd, so the bits run through all patterns
-      if (std::abs(value) < 120) return value;
-    }
-  };
   std::mt19937_64 random(0);
   std::uniform_real_distribution<double> wide(-750, 715), narrow(-2, 2);
-  return check_range<float>("float32", 500, every_so_manieth_float) +
-         check_range<double>("float64", 200, [&] { return wide(random); }) +
-         check_range<double>("float64 near 0", 200, [&] { return narrow(random); }) + check_special<float>() +
-         check_special<double>();
+  const auto floats = [&] { return next_float(bits, [](float value) { return std::abs(value) < 120; }); };
+  const auto of_float = [](float x) -> long double { return std::exp(double(x)); };
+  const auto of_double = [](double x) { return expl(x); };
+  constexpr double allowed = 1.1;
+  return check_range<float>("exp, float32", 500, allowed, exp_here<float>, of_float, floats) +
+         check_range<double>("exp, float64", 200, allowed, exp_here<double>, of_double, [&] { return wide(random); }) +
+         check_range<double>("exp, float64 near 0", 200, allowed, exp_here<double>, of_double,
+                             [&] { return narrow(random); }) +
+         check_special_exp<float>() + check_special_exp<double>();
+}
+
+int check_tanh() {
+  uint32_t bits = 0;
+  std::mt19937_64 random(0);
+  std::uniform_real_distribution<double> part(-1, 1), exponent(-1000, 6);
+  std::uniform_real_distribution<float> narrow(-2, 2);
+  const auto floats = [&] { return next_float(bits, [](float value) { return !std::isnan(value); }); };
+  // beyond 1 is wrong, however near
+  const auto inside = [](auto of_all) {
+    return [of_all](const auto* x, auto* out, int64_t count) {
+      of_all(x, out, count);
+      for (int64_t k = 0; k < count; ++k)
+        if (std::abs(out[k]) > 1) out[k] = NAN;
+    };
+  };
+  const auto of_float = [](float x) -> long double { return std::tanh(double(x)); };
+  const auto of_double = [](double x) { return tanhl(x); };
+  constexpr double allowed = 2.5;
+  return check_range<float>("tanh, float32", 1000, allowed, inside(tanh_here<float>), of_float, floats) +
+         check_range<float>("tanh, float32 near 0", 500, allowed, inside(tanh_here<float>), of_float,
+                            [&] { return narrow(random); }) +
+         check_range<double>("tanh, float64", 300, allowed, inside(tanh_here<double>), of_double,
+                             [&] { return std::exp2(exponent(random)) * part(random); }) +
+         check_range<double>("tanh, float64 to 20", 300, allowed, inside(tanh_here<double>), of_double,
+                             [&] { return 20 * part(random); }) +
+         check_special_tanh<float>() + check_special_tanh<double>();
 }
 
 }  // namespace
 
 int main() {
-  int failures = 0;
-  for (int isa = int(advkern::best_isa()); isa >= 0; --isa) {
-    advkern::current_isa() = advkern::Isa(isa);
-    failures += check_all();
-  }
-  std::printf("%d failures\n", failures);
-  return failures ? 1 : 0;
+  return on_every_isa([] { return check_exp() + check_tanh(); });
 }
