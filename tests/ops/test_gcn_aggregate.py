@@ -341,7 +341,7 @@ def measured():
 def test_memory_is_of_order_nodes_and_edges_not_messages(name, wanted, matrices, vectors):
     """At arxiv size: so many N x F matrices (output; with a gradient also grad, its masked form, grad_x) and vectors of
     E elements (transpose: ids, order, rows; for the weights also their dot products, sums and orders). Messages of
-    E x F would be 299 MB on top. Plain PyTorch's gradient by the weights took 317 MB alone, 415 MB beside other tests.
+    E x F would be 299 MB on top.
     """
     num_nodes, num_edges, channels = 169_343, 1_166_243, 64
     matrices += 3 * (name == "torch")  # a copy a step: scaled before, summed, scaled after
