@@ -64,6 +64,7 @@ MAY_IMPORT = {
     "reference": set(),
     "ops": {"advkern._triton", "advkern.backend", "advkern.graph", "advkern.ops", "advkern.reference"},
     "nn": {"advkern.adjacency", "advkern.graph", "advkern.maps", "advkern.nn", "advkern.ops", "advkern.reference"},
+    "weights": {"advkern.nn", "safetensors"},
 }
 
 
