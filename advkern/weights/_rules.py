@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -31,6 +32,11 @@ class Rule:
     to_ours: Convert = unchanged
 
 
+def as_it_is(state: State) -> tuple[dict[str, Tensor], list[str]]:
+    """A checkpoint that has the table's names."""
+    return dict(state), []
+
+
 @dataclass(frozen=True)
 class Format:
     """The checkpoints of one library for one of our models.
@@ -38,16 +44,18 @@ class Format:
     Attributes:
         name: what :func:`load_pretrained` and the others call it.
         model: the type of ours that it fits.
-        rules: the table for a model of that type; raises ValueError where the model has no peer in the library.
-        rename: brings other names that the library's checkpoints may have to those of the table.
+        rules: the table for a model of that type.
+        prepare: brings the library's other names to those of the table; and what it has to say of it.
         notes: what else must be the same for equal outputs, and no checkpoint says.
+        refusal: why the library has nothing equal to a model of these options, if so.
     """
 
     name: str
     model: type[nn.Module]
-    rules: Callable[[nn.Module], Iterable[Rule]]
-    rename: Callable[[State], dict[str, Tensor]] = dict
-    notes: Callable[[nn.Module], list[str]] = lambda model: []
+    rules: Callable[[Any], Iterable[Rule]]
+    prepare: Callable[[State], tuple[dict[str, Tensor], list[str]]] = as_it_is
+    notes: Callable[[Any], list[str]] = lambda model: []
+    refusal: Callable[[Any], str | None] = lambda model: None
 
 
 def module_rules(model: nn.Module, names: Iterable[tuple[str, str]]) -> Iterator[Rule]:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from advkern.nn import VisionTransformer
 from advkern.nn.vit import resized_positions
-from advkern.weights import vit
+from advkern.weights import graph, vit
 from advkern.weights._read import WeightsError, read
 from advkern.weights._rules import Format, Rule, State, to_ours, to_theirs
 
 _OWN = Format("advkern", nn.Module, lambda model: [Rule([key], [key]) for key in model.state_dict()])
-_FORMATS = (_OWN, *vit.FORMATS)
+_FORMATS = (_OWN, *vit.FORMATS, *graph.FORMATS)
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,13 @@ def export_state_dict(model: nn.Module, target: str) -> dict[str, Tensor]:
 
     Raises:
         ValueError: a target that does not exist for such a model.
+        WeightsError: (a ValueError) options of the model that have no counterpart there.
     """
     _check_model(model)
-    rules = _format(model, "target", target).rules(model)
+    entry = _format(model, "target", target)
+    _check_equal(model, entry)
     with torch.no_grad():
-        return {key: value.contiguous() for key, value in to_theirs(rules, model.state_dict()).items()}
+        return {key: value.contiguous() for key, value in to_theirs(entry.rules(model), model.state_dict()).items()}
 
 
 def _formats(model: nn.Module) -> list[Format]:
@@ -147,7 +149,7 @@ def _format(model: nn.Module, argument: str, name: str) -> Format:
 
 def _recognised(model: nn.Module, state: State) -> Format:
     """The format under which the checkpoint has the most of what the model needs."""
-    return max(_formats(model), key=lambda entry: len(_expected(model, entry).keys() & entry.rename(state).keys()))
+    return max(_formats(model), key=lambda entry: len(_expected(model, entry).keys() & entry.prepare(state)[0].keys()))
 
 
 def _expected(model: nn.Module, entry: Format) -> dict[str, Tensor]:
@@ -159,8 +161,10 @@ def _matched(
     model: nn.Module, state: State, entry: Format, notes: list[str], resize_positions: bool = False
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """What fits, under our keys, and what the report says of it."""
-    rules, expected, state = list(entry.rules(model)), _expected(model, entry), entry.rename(state)
-    notes = notes + entry.notes(model)
+    _check_equal(model, entry)
+    rules, expected = list(entry.rules(model)), _expected(model, entry)
+    state, prepared = entry.prepare(state)
+    notes = [*notes, *prepared, *entry.notes(model)]
     if resize_positions:
         state, resized = _with_positions_resized(model, rules, state)
         notes += resized
@@ -175,7 +179,14 @@ def _matched(
     unexpected = [key for key in state if key not in expected]
     ours = to_ours(rules, fitting)
     loaded = [key for rule in rules if rule.ours[0] in ours for key in rule.theirs]
+    notes += [f"{key}: fits, but is of no use without its partners" for key in fitting if key not in loaded]
     return ours, LoadReport(entry.name, loaded, missing, unexpected, mismatched, notes)
+
+
+def _check_equal(model: nn.Module, entry: Format) -> None:
+    refusal = entry.refusal(model)
+    if refusal is not None:
+        raise WeightsError(f"{entry.name}: {refusal}")
 
 
 def _fits(tensor: Tensor, expected: Tensor) -> bool:

@@ -77,14 +77,14 @@ def _patches(model: Any, theirs: str) -> Rule:
     return Rule([theirs], ["patch_embed.projection.1.weight"], to_convolution, to_matrix)
 
 
-def _with_present_names(state: State) -> dict[str, Tensor]:
+def _with_present_names(state: State) -> tuple[dict[str, Tensor], list[str]]:
     renamed = {}
     for key, tensor in state.items():
         present = key
         for old, new in _TORCHVISION_BEFORE_0_13:
             present = present.replace(old, new)
         renamed[key if present in state else present] = tensor
-    return renamed
+    return renamed, []
 
 
 def _notes(model: nn.Module) -> list[str]:
