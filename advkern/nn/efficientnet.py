@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from advkern.nn._checks import check_probability, check_size
+from advkern.nn._conv_norm import ConvNormSequential
 
 
 class SqueezeExcite(nn.Module):
@@ -116,7 +117,7 @@ class MBConvBlock(nn.Module):
             nn.Conv2d(hidden, out_channels, 1, bias=False),
             nn.BatchNorm2d(out_channels),
         ]
-        self.conv = nn.Sequential(*layers)
+        self.conv = ConvNormSequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output."""
@@ -381,9 +382,9 @@ def _stage(stage: _Stage, in_channels: int, out_channels: int, drops: list[float
     return blocks
 
 
-def _conv_norm(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
+def _conv_norm(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> ConvNormSequential:
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.SiLU())
+    return ConvNormSequential(conv, nn.BatchNorm2d(out_channels), nn.SiLU())
 
 
 def _linear(in_features: int, out_features: int) -> nn.Linear:
