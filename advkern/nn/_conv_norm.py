@@ -28,11 +28,11 @@ class ConvNormSequential(nn.Sequential):
             layer = layers.pop(0)
             if not (layers and isinstance(layer, nn.Conv2d) and isinstance(layers[0], nn.BatchNorm2d)):
                 x = layer(x)
-            elif not _are_plain(layer, layers[0], x):
+            elif not _are_plain(layer, layers[0]):
                 x = layers.pop(0)(layer(x))
             else:
                 x = _folded(layer, layers.pop(0), x)
-                if layers and type(layers[0]) is nn.SiLU and not _hooked(layers[0]):
+                if layers and _is_plain(layers[0], nn.SiLU):
                     layers.pop(0)
                     x = functional.silu(x, inplace=True)
         return x
@@ -48,14 +48,14 @@ def _may_fold(x: Tensor) -> bool:
     )
 
 
-def _are_plain(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> bool:
-    own = type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d  # a parametrised module has a type of its own
+def _are_plain(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
     fixed = norm.affine and norm.running_var is not None and not norm.training
-    return own and fixed and conv.padding_mode == "zeros" and not _hooked(conv) and not _hooked(norm)
+    return _is_plain(conv, nn.Conv2d) and _is_plain(norm, nn.BatchNorm2d) and fixed and conv.padding_mode == "zeros"
 
 
-def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether it is of that very type (a parametrised module has one of its own) and calls nobody."""
+    return type(module) is kind and not module._forward_hooks and not module._forward_pre_hooks
 
 
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:

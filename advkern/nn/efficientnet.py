@@ -52,7 +52,7 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the scaled images."""
         _check_images(x, self.fc1.in_channels)
-        scale = x.mean((2, 3), keepdim=True)
+        scale = _mean(x)
         scale = self.activation(self.fc1(scale))
         scale = torch.sigmoid(self.fc2(scale))
         return x * scale
@@ -420,6 +420,13 @@ def _averages_kept(module: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum, count in before:
             norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def _mean(x: Tensor) -> Tensor:  # [B, C, H, W] -> [B, C, 1, 1]
+    """The mean over H and W, by a sum: its gradient is one number a channel, broadcast, and not a whole image."""
+    if x.dtype in (torch.float16, torch.bfloat16):  # whose sums need float32 inside, as a mean has it
+        return x.mean((2, 3), keepdim=True)
+    return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
 
 
 def _check_positive(name: str, value: Any) -> None:
