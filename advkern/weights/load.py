@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from advkern.nn import VisionTransformer
 from advkern.nn.vit import resized_positions
-from advkern.weights import graph, vit
+from advkern.weights import efficientnet, graph, vit
 from advkern.weights._read import WeightsError, read
 from advkern.weights._rules import Format, Rule, State, to_ours, to_theirs
 
 _OWN = Format("advkern", nn.Module, lambda model: [Rule([key], [key]) for key in model.state_dict()])
-_FORMATS = (_OWN, *vit.FORMATS, *graph.FORMATS)
+_FORMATS = (_OWN, *vit.FORMATS, *efficientnet.FORMATS, *graph.FORMATS)
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,8 @@ def load_pretrained(
         OSError: a file that cannot be opened.
     """
     _check_model(model)
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        raise ValueError("model: expected one that can hold values, got parameters on the meta device")
     state, notes = read(source)
     with torch.no_grad():
         ours, report = _matched(model, state, _recognised(model, state), notes, resize_positions)
@@ -217,8 +219,6 @@ def _is_square(n: int) -> bool:
 def _check_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if any(tensor.is_meta for tensor in model.state_dict().values()):
-        raise ValueError("model: expected one that holds values, got parameters on the meta device")
 
 
 def _error(model: nn.Module, report: LoadReport) -> WeightsError:
