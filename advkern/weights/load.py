@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
@@ -213,7 +214,7 @@ def _with_positions_resized(model: nn.Module, rules: list[Rule], state: State) -
 
 
 def _is_square(n: int) -> bool:
-    return n > 0 and round(n**0.5) ** 2 == n
+    return n > 0 and math.isqrt(n) ** 2 == n
 
 
 def _check_model(model: Any) -> None:
@@ -222,12 +223,14 @@ def _check_model(model: Any) -> None:
 
 
 def _error(model: nn.Module, report: LoadReport) -> WeightsError:
+    name = type(model).__name__
     if report.matched:
-        hint = "" if report.mismatched == [] else ", or a model of the checkpoint's sizes"
-        what = f"does not fit {type(model).__name__} (strict=False loads what fits{hint})"
+        what = f"does not fit {name} (strict=False loads what does)"
+    elif report.mismatched:
+        what = f"has nothing that fits {name}: other sizes"
     else:
         names = ", ".join(entry.name for entry in _formats(model))
-        what = f"has nothing of {type(model).__name__}, by the keys of {names}: another architecture"
+        what = f"has nothing of {name}, by the keys of {names}: another architecture"
     error = WeightsError(f"the checkpoint {what}\n{report}")
     error.report = report
     return error
