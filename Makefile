@@ -37,7 +37,7 @@ notebook: install  ## docs/tutorial.ipynb, executed anew
 	cd docs && ../$(BIN)/python -m nbconvert --to notebook --execute --inplace tutorial.ipynb $(ARGS)
 
 differences: install  ## the table of docs/differences.md, measured anew (ADVKERN_TUTORIAL names the tutorial's folder)
-	$(BIN)/python tools/differences.py $(ARGS)
+	$(BIN)/python tools/differences $(ARGS)
 
 cuda-torch: env  ## a CUDA build of torch that needs no GPU, for the tests of the CUDA kernels' build
 	$(BIN)/python tools/torch_env.py build/cuda-torch 2.11.0 pybind11 ninja $(ARGS)

@@ -102,16 +102,19 @@ def test_links_lead_somewhere(page):
         assert path.exists() or path == generated, target
 
 
+def test_differences_are_as_measured():
+    folder = Path(os.environ.get("ADVKERN_TUTORIAL") or ".").resolve()
+    if not (folder / "tutorial.txt").is_file():
+        pytest.skip("ADVKERN_TUTORIAL must name a folder with tutorial.txt and run_cells.py")
+    if backend.COMPILED.status != "loaded":
+        pytest.skip("the committed figures are those of the compiled part")
+    checked = run_in_root("tools/differences", "--check")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 def test_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason="mkdocs is not installed; mend it with: pip install '.[docs]'")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path],
-        cwd=ROOT,
-        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_in_root("-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     pages = [page.relative_to(ROOT / "docs").with_suffix(".html") for page in (ROOT / "docs").rglob("*.md")]
     missing = [page for page in pages if not (tmp_path / page).is_file()]
@@ -119,3 +122,9 @@ def test_site_builds_without_a_warning(tmp_path):
     foreign = re.compile(r"""(?:src=|<link[^>]* href=)["'](?:https?:)?//""")
     fetching = [page for page in tmp_path.rglob("*.html") if foreign.search(page.read_text())]
     assert not fetching, "the site loads something from elsewhere"
+
+
+def run_in_root(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    command = [sys.executable, *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
