@@ -1,4 +1,4 @@
-"""Tables in plain text, for what must not need an extra."""
+"""Tables and numbers in plain text, for what must not need an extra."""
 
 from __future__ import annotations
 
@@ -18,3 +18,16 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1)
 
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
     return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def engineering(value: float) -> str:
+    """Write a number with three digits and a prefix: 1.23 M."""
+    for power, prefix in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if abs(value) >= 0.9995 * 10**power:
+            return f"{_digits(value / 10**power)} {prefix}"
+    return _digits(value)
+
+
+def _digits(value: float) -> str:
+    """Three digits, none of them in an exponent."""
+    return f"{value:.0f}" if abs(value) >= 99.95 or value == int(value) else f"{value:.3g}"
