@@ -1,6 +1,7 @@
 """``advkern.compare``: its figures against ones known by other ways, and that it leaves models as they were."""
 
 import math
+import subprocess
 import sys
 
 import networkx as nx
@@ -79,10 +80,8 @@ def test_attention_counts_as_its_two_products_and_their_five(anywhere):
 
     forward = count(eager)
     assert count(lambda: ops.vit_attention((q, k, v))) == forward == 4 * 2 * 3 * 9 * 9 * 4
-    again = forward // 2  # the scores, which eager PyTorch kept
-    assert (
-        count(lambda: ops.vit_attention((q, k, v)).sum().backward()) == count(lambda: eager().sum().backward()) + again
-    )
+    trained = count(lambda: eager().sum().backward()) + forward // 2  # the scores again, which eager PyTorch kept
+    assert count(lambda: ops.vit_attention((q, k, v)).sum().backward()) == trained
 
 
 def test_graph_attention_counts_a_product_an_edge(anywhere):
@@ -100,12 +99,13 @@ def test_aggregation_s_gradient_counts_as_the_aggregation(anywhere):
 
 
 def test_integration_counts_as_the_loop_of_linear_layers(anywhere):
-    model = advkern.nn.NeuralODE(advkern.nn.ODEFunc(3, hidden_dim=7), "rk4", 0.1)
-    x = torch.randn(11, 3)
-    stages = 4 * 10
-    expected = stages * count(lambda: model.func(0.0, x))
-    assert count(lambda: model(x, (0.0, 1.0))) == expected
-    assert count(lambda: model(x, (0.0, 1.0)).sum().backward()) == (1 + 3) * expected
+    func = advkern.nn.ODEFunc(3, hidden_dim=7)
+    y, h = torch.randn(11, 3, requires_grad=True), torch.full((10,), 0.1)
+    expected = 4 * 10 * count(lambda: func(0.0, y))
+    weights = func.fused_weights()
+    assert count(lambda: ops.rk4(y, *weights, h)) == expected
+    assert count(lambda: ops.rk4(y, *weights, h).sum().backward()) == (1 + 3) * expected
+    assert count(lambda: advkern.nn.NeuralODE(func, "rk4", 0.1)(y, (0.0, 1.0))) == expected
 
 
 def test_peak_is_what_was_alive_at_once():
@@ -134,13 +134,11 @@ def measured():
     space = {}
     exec(prepare, space)
     exact = peak_allocated(space["measured"])
-    assert exact == 2 * 8_000_000 + 4 or exact == 2 * 8_000_000
+    assert exact == pytest.approx(2 * 8_000_000, abs=64)  # and a few numbers
     assert peak_memory(prepare) == pytest.approx(exact, rel=0.1)
 
 
 def test_profiler_writes_nothing():
-    import subprocess
-
     code = "import torch; from advkern.testing import peak_allocated; print(peak_allocated(lambda: torch.empty(250)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("1000\n", "")
