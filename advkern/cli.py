@@ -1,4 +1,4 @@
-"""``advkern info | demo``, also ``python -m advkern``."""
+"""``advkern info | demo | selftest``, also ``python -m advkern``."""
 
 from __future__ import annotations
 
@@ -53,6 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--quick", action="store_true", help="one seed, a quarter of the epochs")
     demo.add_argument("--json", action="store_true", help="print JSON in place of the table")
     demo.set_defaults(run=_demo)
+
+    selftest = commands.add_parser("selftest", help="each op on each backend that can run here, against float64")
+    selftest.add_argument("--only", nargs="+", type=_op, metavar="OP", default=(), help="these ops instead of all")
+    selftest.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    selftest.set_defaults(run=_selftest)
     return parser
 
 
@@ -91,6 +96,28 @@ def _demo(args: argparse.Namespace) -> int:
         table.show(rows, args.device)
         print("Saved:", *saved)
     return 0
+
+
+def _selftest(args: argparse.Namespace) -> int:
+    from advkern import selftest
+
+    report = selftest.run(args.only, _progress)
+    _progress("")
+    print(selftest.as_json(report) if args.json else selftest.as_text(report))
+    return 0 if report.passed else 1
+
+
+def _progress(what: str) -> None:
+    """Show one line that the next one covers, where stderr is a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r{what:<60}\r", end="", file=sys.stderr, flush=True)
+
+
+def _op(name: str) -> str:
+    """A name that the self-test knows."""
+    if name not in (known := advkern.backend.registered_ops()):
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(known)}, got {name!r}")
+    return name
 
 
 def _model(name: str) -> str:

@@ -17,6 +17,7 @@ PLACES = (
     "csrc/{op}/{op}_cpu.cpp",
     "advkern/ops/{op}.py",
     "advkern/reference/{op}.py",
+    "advkern/selftest/{op}.py",
     "tests/ops/test_{op}.py",
     "benchmarks/bench_{op}.py",
 )
