@@ -410,15 +410,15 @@ def _norms(module: nn.Module) -> Iterator[nn.BatchNorm2d]:
 
 @contextmanager
 def _averages_kept(module: nn.Module) -> Iterator[None]:
-    """Norms take the batch's moments as in training, and leave their running averages alone."""
-    tracking = [norm for norm in _norms(module) if norm.track_running_stats]
-    for norm in tracking:
-        norm.track_running_stats = False
+    """Norms take the batch's moments as in training, and leave their running averages and count alone."""
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in _norms(module)]
+    for norm, *_ in before:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in tracking:
-            norm.track_running_stats = True
+        for norm, momentum, count in before:
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def _check_positive(name: str, value: Any) -> None:
