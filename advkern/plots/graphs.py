@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from advkern.plots._common import COLORS, current_axes, demo_extra
+from advkern.plots._common import COLORS, current_axes, demo_extra, ink, paper
 
 if TYPE_CHECKING:
     import networkx
@@ -68,10 +68,10 @@ def graph(
     for (label, nodes), color in zip(classes.items(), _colors(len(classes)), strict=True):
         name = names[label] if names else str(label)
         drawn = nx.draw_networkx_nodes(G, pos, nodes, look.node, [color], ax=ax, label=name)
-        drawn.set(linewidth=look.rim, edgecolor="white")
+        drawn.set(linewidth=look.rim, edgecolor=paper())
     if len(marked):
         rings = nx.draw_networkx_nodes(G, pos, list(marked), look.ring, "none", ax=ax)
-        rings.set(linewidth=look.ring_width, edgecolor="black")
+        rings.set(linewidth=look.ring_width, edgecolor=ink())
     if look.named:
         nx.draw_networkx_labels(G, pos, font_size=7, ax=ax)
     if labels is not None:
