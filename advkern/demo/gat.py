@@ -53,7 +53,7 @@ def picture(model: nn.Module, data: Data) -> Picture:
     inside = float((attention * same).sum() / attention.sum())
 
     def draw() -> Figure:
-        figure = Figure(figsize=(8, 6.6), layout="constrained")
+        figure = Figure(figsize=(6.8, 5.6), layout="constrained")
         ax = plots.attention_map(attention, figure.subplots(), groups=groups)
         ax.set(xlabel="attended to, by class", ylabel="node, by class")
         return figure

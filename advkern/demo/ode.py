@@ -116,8 +116,8 @@ def pictures(result: Result) -> list[Picture]:
             name="hare_and_lynx_fit",
             title="Hares and lynxes, fitted",
             caption=f"Dots and squares are the pelts of a year, and each line starts at one of them and foretells the "
-            f"next {AHEAD} years. Lynxes peak a year or two after hares, and the fitted equation has found that from the "
-            "pelts alone.",
+            f"next {AHEAD} years. Lynxes peak a year or two after hares, and the fitted equation has found that from "
+            "the pelts alone.",
             draw=lambda: _fit(func),
         ),
         Picture(
@@ -141,7 +141,7 @@ def _trajectory(func: ODEFunc, start: Tensor, years: float, points: int) -> Tens
 
 
 def _fit(func: ODEFunc) -> Figure:
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    figure = Figure(figsize=(6.8, 5.3), layout="constrained")
     years = range(FIRST_YEAR, FIRST_YEAR + len(HARES))
     measured = {name: (years, values) for name, values in (("hares", HARES), ("lynxes", LYNXES))}
     fitted: dict[str, list[tuple[list[float], list[float]]]] = {name: [] for name in measured}
@@ -156,7 +156,7 @@ def _fit(func: ODEFunc) -> Figure:
 
 
 def _field(func: ODEFunc) -> Figure:
-    figure = Figure(figsize=(8, 6.5), layout="constrained")
+    figure = Figure(figsize=(6.8, 5.6), layout="constrained")
     ax = figure.subplots()
     logs = logarithms()
     side = torch.linspace(-2, 2, 21)
@@ -166,9 +166,8 @@ def _field(func: ODEFunc) -> Figure:
     plots.vector_field(grid * logs.std(0) + logs.mean(0), slopes, ax)
     starts = torch.cartesian_prod(side[::5], side[::5])
     plots.trajectories(_trajectory(func, starts, 5.0, 101), ax, label="5 years from a grid of starts")
-    ax.plot(
-        *logs.T.tolist(), "D--", color=plots.COLORS[2], markersize=3.5, linewidth=0.7, label="measured, 1900 to 1920"
-    )
+    dashed = ax.plot(*logs.T.tolist(), "D--", color=plots.COLORS[2], markersize=3.5, linewidth=0.7)
+    dashed[0].set_label("measured, 1900 to 1920")
     ax.set(xlabel="hares: log10 of thousand pelts", ylabel="lynxes: log10 of thousand pelts")
     ax.legend(frameon=True)
     return figure

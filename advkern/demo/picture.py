@@ -43,5 +43,5 @@ class Picture:
         """Draw it in a style."""
         written = io.BytesIO()
         with matplotlib.rc_context(cast(Any, style)):
-            self.draw().savefig(written, format="png", dpi=130)
+            self.draw().savefig(written, format="png", dpi=160)
         return written.getvalue()

@@ -31,7 +31,7 @@ def _graph(data: Data) -> Picture:
     labels = data.labels.tolist()
 
     def draw() -> Figure:
-        figure = Figure(figsize=(9, 7), layout="constrained")
+        figure = Figure(figsize=(6.8, 5.4), layout="constrained")
         names = dict(enumerate(data.classes))
         plots.graph(data.network, labels, figure.subplots(), pos=layout(), names=names, marked=train)
         return figure
@@ -41,8 +41,8 @@ def _graph(data: Data) -> Picture:
         name=f"{data.name}_graph",
         title=data.title,
         caption=f"A dot is a sample in the colour of its class; ringed are the {len(train)} whose class the models "
-        f"were told in training. {inside:.0%} of the edges join two of one class, and along them a graph network passes on "
-        "what it knows.",
+        f"were told in training. {inside:.0%} of the edges join two of one class, and along them a graph network "
+        "passes on what it knows.",
         draw=draw,
     )
 
@@ -51,7 +51,7 @@ def _sizes(results: Sequence[Result]) -> Picture:
     sizes = {_title(result): result.row.parameters for result in results}
 
     def draw() -> Figure:
-        figure = Figure(figsize=(9, 0.9 + 0.4 * len(sizes)), layout="constrained")
+        figure = Figure(figsize=(6.8, 1.2 + 0.42 * len(sizes)), layout="constrained")
         plots.model_sizes(sizes, figure.subplots())
         return figure
 
@@ -67,7 +67,7 @@ def _sizes(results: Sequence[Result]) -> Picture:
 
 def _curves(results: Sequence[Result]) -> Picture:
     def draw() -> Figure:
-        figure = Figure(figsize=(10, 2.9 * len(results)), layout=ConstrainedLayoutEngine(h_pad=0.1))
+        figure = Figure(figsize=(13, 2.9 * len(results)), layout=ConstrainedLayoutEngine(h_pad=0.1))
         rows = figure.subplots(len(results), 2, squeeze=False)
         for result, (left, right) in zip(results, rows, strict=True):
             _draw_curves(result, left, right)

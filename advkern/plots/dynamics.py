@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from advkern.plots._common import COLORS, current_axes
+from advkern.plots._common import COLORS, current_axes, ink
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +65,7 @@ def trajectories(
     lines = ax.plot(paths[:, :, 0], paths[:, :, 1], color=COLORS[0], linewidth=1)
     if lines:
         lines[0].set_label(label)
-    for place, marker, color, name in ((0, "o", COLORS[0], "start"), (-1, "s", COLORS[6], "end")):
+    for place, marker, color, name in ((0, "o", COLORS[0], "start"), (-1, "s", ink(), "end")):
         ax.scatter(paths[place, :, 0], paths[place, :, 1], s=12, marker=marker, color=color, zorder=3, label=name)
     return ax
 

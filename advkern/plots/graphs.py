@@ -74,11 +74,24 @@ def graph(
         rings.set(linewidth=look.ring_width, edgecolor=ink())
     if look.named:
         nx.draw_networkx_labels(G, pos, font_size=7, ax=ax)
+    elif labels is not None:
+        _name_classes(ax, pos, {names[label] if names else str(label): nodes for label, nodes in classes.items()})
     if labels is not None:
         ax.legend(markerscale=look.legend, handletextpad=0.1, frameon=False)
     ax.set_axis_off()
     ax.margins(0.04)
     return ax
+
+
+def _name_classes(ax: Axes, pos: Mapping[Any, Sequence[float]], classes: Mapping[str, Sequence[Any]]) -> None:
+    """Write each class's name amid its nodes: more colours than a few are hard to tell apart."""
+    import numpy as np
+    from matplotlib.patheffects import withStroke
+
+    for name, nodes in classes.items():
+        x, y = np.median([pos[node] for node in nodes], axis=0)
+        text = ax.text(x, y, name, size="large", weight="bold", ha="center", va="center", zorder=4)
+        text.set_path_effects([withStroke(linewidth=3, foreground=paper())])
 
 
 def _by_label(G: networkx.Graph, labels: Sequence[Any] | None) -> dict[Any, list[Any]]:
