@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(run=_info)
 
     demo = commands.add_parser("demo", help="each model, trained on real data beside its eager twin")
-    demo.add_argument("--output", type=Path, default="advkern-demo", help="folder of the PNGs (%(default)s)")
+    demo.add_argument(
+        "--output", type=Path, default="advkern-demo", help="folder of report.html and PNGs (%(default)s)"
+    )
     demo.add_argument("--only", nargs="+", type=_model, metavar="MODEL", help="these models instead of all")
     demo.add_argument("--device", type=_device, default=_default_device(), help="cpu or cuda (%(default)s)")
     demo.add_argument("--quick", action="store_true", help="one seed, a quarter of the epochs")
@@ -80,7 +82,7 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from advkern.demo import pictures, runner, table
+    from advkern.demo import pictures, report, runner, table
 
     try:  # now, not after the training
         args.output.mkdir(parents=True, exist_ok=True)
@@ -88,13 +90,13 @@ def _demo(args: argparse.Namespace) -> int:
         return _failed(f"--output: {error}", 2)
     experiments = runner.collect(args.only or runner.discover(), args.device, quick=args.quick)
     results = runner.run(experiments, seeds=1 if args.quick else runner.SEEDS)
-    saved = pictures.save(results, args.output)
     rows = [result.row for result in results]
+    page, saved = report.write(rows, pictures.collect(results), args.device, args.output)
     if args.json:
-        print(table.as_json(rows, args.device, saved))
+        print(table.as_json(rows, args.device, page, saved))
     else:
         table.show(rows, args.device)
-        print("Saved:", *saved)
+        print(f"Report: {page}, and its {len(saved)} pictures beside it")
     return 0
 
 

@@ -45,3 +45,17 @@ def current_axes(ax: Axes | None) -> Axes:
     with demo_extra():
         import matplotlib.pyplot as plt
     return plt.gca()
+
+
+def ink() -> str:
+    """What is written with: black, unless the style says otherwise."""
+    import matplotlib
+
+    return matplotlib.rcParams["text.color"]
+
+
+def paper() -> str:
+    """What is written on: white, unless the style says otherwise."""
+    import matplotlib
+
+    return matplotlib.rcParams["figure.facecolor"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from advkern.plots._common import COLORS, current_axes, demo_extra
+from advkern.plots._common import COLORS, current_axes, demo_extra, ink, paper
 
 if TYPE_CHECKING:
     import networkx
@@ -68,17 +68,30 @@ def graph(
     for (label, nodes), color in zip(classes.items(), _colors(len(classes)), strict=True):
         name = names[label] if names else str(label)
         drawn = nx.draw_networkx_nodes(G, pos, nodes, look.node, [color], ax=ax, label=name)
-        drawn.set(linewidth=look.rim, edgecolor="white")
+        drawn.set(linewidth=look.rim, edgecolor=paper())
     if len(marked):
         rings = nx.draw_networkx_nodes(G, pos, list(marked), look.ring, "none", ax=ax)
-        rings.set(linewidth=look.ring_width, edgecolor="black")
+        rings.set(linewidth=look.ring_width, edgecolor=ink())
     if look.named:
         nx.draw_networkx_labels(G, pos, font_size=7, ax=ax)
+    elif labels is not None:
+        _name_classes(ax, pos, {names[label] if names else str(label): nodes for label, nodes in classes.items()})
     if labels is not None:
         ax.legend(markerscale=look.legend, handletextpad=0.1, frameon=False)
     ax.set_axis_off()
     ax.margins(0.04)
     return ax
+
+
+def _name_classes(ax: Axes, pos: Mapping[Any, Sequence[float]], classes: Mapping[str, Sequence[Any]]) -> None:
+    """Write each class's name amid its nodes: more colours than a few are hard to tell apart."""
+    import numpy as np
+    from matplotlib.patheffects import withStroke
+
+    for name, nodes in classes.items():
+        x, y = np.median([pos[node] for node in nodes], axis=0)
+        text = ax.text(x, y, name, size="large", weight="bold", ha="center", va="center", zorder=4)
+        text.set_path_effects([withStroke(linewidth=3, foreground=paper())])
 
 
 def _by_label(G: networkx.Graph, labels: Sequence[Any] | None) -> dict[Any, list[Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from advkern.plots._common import COLORS, current_axes
+from advkern.plots._common import COLORS, current_axes, ink
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ def training_curves(
     for k, (name, values) in enumerate(histories.items()):
         runs = np.atleast_2d(np.asarray(values, dtype=float))  # [runs, epochs]
         epochs = np.arange(1, runs.shape[1] + 1)
-        color, width = ("black", 1.2) if k else (COLORS[1], 3.0)
+        color, width = (ink(), 1.2) if k else (COLORS[1], 3.0)
         style = _LINES[k % len(_LINES)]
         ax.plot(epochs, runs.mean(axis=0), color=color, linestyle=style, linewidth=width, label=name)
         if len(runs) > 1:
