@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import advkern.plots
 from advkern import backend, cli
 
 ROOT = Path(__file__).parents[1]
@@ -122,6 +123,16 @@ def test_site_builds_without_a_warning(tmp_path):
     foreign = re.compile(r"""(?:src=|<link[^>]* href=)["'](?:https?:)?//""")
     fetching = [page for page in tmp_path.rglob("*.html") if foreign.search(page.read_text())]
     assert not fetching, "the site loads something from elsewhere"
+    api = "".join(page.read_text() for page in (tmp_path / "api").glob("*.html"))
+    undocumented = [paths[0] for paths in public_paths() if not any(f'id="{path}"' in api for path in paths)]
+    assert not undocumented, "a page of docs/api should name it"
+
+
+def public_paths() -> list[tuple[str, str]]:
+    """Of all that is public: where it is found, and where it is defined."""
+    modules = (advkern, advkern.nn, advkern.ops, advkern.plots)
+    found = {f"{module.__name__}.{each}": getattr(module, each) for module in modules for each in module.__all__}
+    return [(path, f"{each.__module__}.{each.__qualname__}") for path, each in found.items() if callable(each)]
 
 
 def run_in_root(*words: str | Path) -> subprocess.CompletedProcess[str]:
