@@ -7,6 +7,7 @@ from advkern.explanation import explain
 from advkern.graph import Graph
 
 from advkern import nn, ops  # isort: skip  (they need Graph)
+from advkern.conversion import convert, revert  # isort: skip  (it needs nn)
 
 __all__ = [
     "BackendError",
@@ -14,8 +15,10 @@ __all__ = [
     "Graph",
     "__version__",
     "backend",
+    "convert",
     "explain",
     "nn",
     "ops",
+    "revert",
     "use_backend",
 ]
