@@ -34,7 +34,8 @@ docs: install  ## the site, in build/site; a warning fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
 
 notebook: install  ## docs/tutorial.ipynb, executed anew
-	cd docs && ../$(BIN)/python -m nbconvert --to notebook --execute --inplace tutorial.ipynb $(ARGS)
+	cd docs && ../$(BIN)/python -m nbconvert --to notebook --execute --inplace tutorial.ipynb \
+	  --ExecutePreprocessor.record_timing=False $(ARGS)
 
 differences: install  ## the table of docs/differences.md, measured anew (ADVKERN_TUTORIAL names the tutorial's folder)
 	$(BIN)/python tools/differences $(ARGS)
