@@ -84,4 +84,5 @@ clean:  ## remove everything that was built, .venv too
 # cpu, not auto: a broken compile must not pass as pure Python.
 .venv/install.stamp: .venv/env.stamp setup.py pyproject.toml $(shell find csrc -type f 2>/dev/null)
 	ADVKERN_BUILD=cpu $(PIP_INSTALL) --no-build-isolation --editable '.[demo,test,bench,docs,lint]'
+	$(PIP_INSTALL) --no-deps timm torchvision  # peers of tests; by themselves they would fetch another torch
 	touch $@

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 import advkern.plots
+import advkern.weights
 from advkern import backend, cli
 
 ROOT = Path(__file__).parents[1]
@@ -130,7 +131,7 @@ def test_site_builds_without_a_warning(tmp_path):
 
 def public_paths() -> list[tuple[str, str]]:
     """Of all that is public: where it is found, and where it is defined."""
-    modules = (advkern, advkern.nn, advkern.ops, advkern.plots)
+    modules = (advkern, advkern.nn, advkern.ops, advkern.plots, advkern.weights)
     found = {f"{module.__name__}.{each}": getattr(module, each) for module in modules for each in module.__all__}
     return [(path, f"{each.__module__}.{each.__qualname__}") for path, each in found.items() if callable(each)]
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from advkern.nn._checks import check_probability, check_size
+from advkern.nn._conv_norm import ConvNormSequential
 
 
 class SqueezeExcite(nn.Module):
@@ -51,7 +52,7 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the scaled images."""
         _check_images(x, self.fc1.in_channels)
-        scale = x.mean((2, 3), keepdim=True)
+        scale = _mean(x)
         scale = self.activation(self.fc1(scale))
         scale = torch.sigmoid(self.fc2(scale))
         return x * scale
@@ -116,7 +117,7 @@ class MBConvBlock(nn.Module):
             nn.Conv2d(hidden, out_channels, 1, bias=False),
             nn.BatchNorm2d(out_channels),
         ]
-        self.conv = nn.Sequential(*layers)
+        self.conv = ConvNormSequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output."""
@@ -381,9 +382,9 @@ def _stage(stage: _Stage, in_channels: int, out_channels: int, drops: list[float
     return blocks
 
 
-def _conv_norm(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
+def _conv_norm(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> ConvNormSequential:
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.SiLU())
+    return ConvNormSequential(conv, nn.BatchNorm2d(out_channels), nn.SiLU())
 
 
 def _linear(in_features: int, out_features: int) -> nn.Linear:
@@ -419,6 +420,13 @@ def _averages_kept(module: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum, count in before:
             norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def _mean(x: Tensor) -> Tensor:  # [B, C, H, W] -> [B, C, 1, 1]
+    """The mean over H and W, by a sum: its gradient is one number a channel, broadcast, and not a whole image."""
+    if x.dtype in (torch.float16, torch.bfloat16):  # whose sums need float32 inside, as a mean has it
+        return x.mean((2, 3), keepdim=True)
+    return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
 
 
 def _check_positive(name: str, value: Any) -> None:

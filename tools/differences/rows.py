@@ -33,7 +33,7 @@ def timed(row: Row) -> Row:
 
 
 class Watch(TorchDispatchMode):
-    """The operators that run inside the ``with``: name and shape of the result."""
+    """The operators that run inside the ``with``: name and shape of the (first) result."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,8 +42,9 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Note one operator."""
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor):
-            self.seen.append((func._schema.name, tuple(out.shape)))
+        first = out[0] if isinstance(out, (tuple, list)) and out else out
+        if isinstance(first, Tensor):
+            self.seen.append((func._schema.name, tuple(first.shape)))
         return out
 
 

@@ -127,9 +127,22 @@ def fraction(lib: Any) -> str:
 def even(lib: Any) -> str:
     """`kernel_size=4` in a block with a residual
 
-    Padded so as to keep the shape.
+    Padded so as to keep the shape; elsewhere as the tutorial's, one row and column more.
     """
     return f"output {list(lib.MBConvBlock(16, 16, 2, 1, kernel_size=4)(torch.randn(2, 16, 8, 8)).shape)}"
+
+
+@efficientnet
+def norms(lib: Any) -> str:
+    """batch norms that a block of three runs in evaluation, without gradients
+
+    On a CPU in float32 and float64 they are multiplied into the weights in every call, the same but for rounding;
+    layers with hooks run as they are.
+    """
+    block = lib.MBConvBlock(16, 24, 6, 2).eval()
+    with torch.no_grad(), Watch() as watch:
+        block(torch.randn(1, 16, 8, 8))
+    return str(sum("batch_norm" in name for name, _ in watch.seen))
 
 
 @efficientnet
