@@ -9,7 +9,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pictures
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
 PICTURES = ROOT / "docs/performance"
+SHOWN = "pictures_"  # before an op's name: its pictures, in place of a table
 DOCUMENTS = ("README.md", "docs/performance.md")
 HUGE = "[huge_pages]"
 HOW_FEW = "The least of two to seven samples each, all in one run; a ratio is the peer's time over ours."
@@ -52,20 +53,19 @@ def main(argv: list[str]) -> int:
 
 
 def _replace(match: re.Match[str]) -> str:
-    return match[1] + "\n".join(TABLES[match[2]]()) + "\n" + match[3]
+    name = match[2]
+    lines = _shown(name.removeprefix(SHOWN)) if name.startswith(SHOWN) else TABLES[name]()
+    return match[1] + "\n".join(lines) + "\n" + match[3]
 
 
 def _picture_of(results: Path) -> Path:
     return PICTURES / results.parent.name / f"{results.stem}.png"
 
 
-def _shown(op: str) -> Callable[[], Iterator[str]]:
-    def links() -> Iterator[str]:
-        for results in sorted(RESULTS.glob(f"*/{op}.json")):
-            target = _picture_of(results).relative_to(PICTURES.parent)
-            yield f"![{op} beside its peers, {results.parent.name}]({target})"
-
-    return links
+def _shown(op: str) -> Iterator[str]:
+    for results in sorted(RESULTS.glob(f"*/{op}.json")):
+        target = _picture_of(results).relative_to(PICTURES.parent)
+        yield f"![{op} beside its peers, {results.parent.name}]({target})"
 
 
 def aggregation() -> Iterator[str]:
@@ -289,7 +289,6 @@ TABLES = {
     "training": training,
     "memory": memory,
 }
-TABLES |= {f"pictures_{op}": _shown(op) for op in {path.stem for path in RESULTS.glob("*/*.json")}}
 
 
 def _results(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
