@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -142,12 +144,158 @@ def training_curves(
     return ax
 
 
+def patch_grid(
+    image: Any,  # [H, W] or [H, W, channels]
+    patch_size: int,
+    ax: Axes | None = None,
+    *,
+    cmap: str = "gray",
+) -> Axes:
+    """Draw an image and the grid that cuts it into square patches.
+
+    Args:
+        image: an array or a tensor on the CPU, grey or in colours.
+        patch_size: pixels along a patch.
+        ax: where to draw; None takes matplotlib's current axes.
+        cmap: the colour map of a grey image.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        ValueError: another shape, or patches that do not tile the image.
+    """
+    image = _image(image)
+    height, width = image.shape[:2]
+    if patch_size < 1 or height % patch_size or width % patch_size:
+        raise ValueError(f"patch_size: expected one that tiles an image of {height} x {width}, got {patch_size}")
+    ax = _axes(ax)
+    ax.imshow(image, cmap=cmap, interpolation="nearest")
+    for draw, size, across in ((ax.hlines, height, width), (ax.vlines, width, height)):
+        cuts = [k - 0.5 for k in range(0, size + 1, patch_size)]  # pixel k reaches from k - 0.5 to k + 0.5
+        draw(
+            cuts, -0.5, across - 0.5, color=COLORS[1], linewidth=1.2, clip_on=False
+        )  # the outer lines are half outside
+    ax.set_axis_off()
+    return ax
+
+
+def class_token_attention(
+    image: Any,  # [H, W] or [H, W, channels]
+    attention: Any,  # [num_patches + 1]
+    ax: Axes | None = None,
+    *,
+    cmap: str = "gray",
+) -> Axes:
+    """Tint the patches of an image by the attention that a vision transformer's class token pays them.
+
+    The strongest tint is the greatest attention to a patch. ``ax.images[-1]`` is the tint, for a colour bar.
+
+    Args:
+        image: an array or a tensor on the CPU, grey or in colours.
+        attention: one head's, or a mean, the class token's own first: ``maps[layer].cls()[batch, head]``. Patches are
+            square and stand row by row.
+        ax: where to draw; None takes matplotlib's current axes.
+        cmap: the colour map of a grey image.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        ValueError: another shape, or a number of patches that cannot tile the image.
+    """
+    import numpy as np
+
+    image, attention = _image(image), np.asarray(attention)
+    height, width = image.shape[:2]
+    count = attention.size - 1
+    side = math.isqrt(height * width // max(count, 1))
+    if attention.ndim != 1 or side == 0 or height % side or width % side or height * width != count * side**2:
+        raise ValueError(
+            f"attention: expected [num_patches + 1] with square patches that tile an image of {height} x {width}, "
+            f"got shape {attention.shape}"
+        )
+    ax = _axes(ax)
+    ax.imshow(image, cmap=cmap, interpolation="nearest")
+    paid = attention[1:].reshape(height // side, width // side)
+    most = paid.max()
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    tint = 0.75 * paid / most if most > 0 else np.zeros_like(paid)
+    ax.imshow(paid, cmap=_one_hue(COLORS[1]), vmin=0, vmax=most, alpha=tint, extent=extent, interpolation="nearest")
+    ax.set_axis_off()
+    return ax
+
+
+def cross_modal_blocks(
+    attention: Any,  # [N, N]
+    num_patches: int,
+    ax: Axes | None = None,
+    *,
+    tokens: Sequence[str] | None = None,
+) -> Axes:
+    """Draw the attention of a multimodal transformer, cut into image and text: four blocks, each with its share.
+
+    A row is what a position pays, so a block's share is what the positions of its rows pay those of its columns, on
+    average; the two shares of a row of blocks add up to all.
+
+    Args:
+        attention: one head's, or a mean, patches before text. An array or a tensor on the CPU.
+        num_patches: how many positions are patches of the image.
+        ax: where to draw; None takes matplotlib's current axes.
+        tokens: the words of the text, to stand beside their rows and columns; None names the text as a whole.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        ValueError: another shape, no patch or no text, or not one word a position of text.
+    """
+    import numpy as np
+
+    attention = np.asarray(attention)
+    if attention.ndim != 2 or attention.shape[0] != attention.shape[1]:
+        raise ValueError(f"attention: expected [N, N], got shape {attention.shape}")
+    length = len(attention)
+    if not 0 < num_patches < length:
+        raise ValueError(f"num_patches: expected between 1 and {length - 1}, to leave some text, got {num_patches}")
+    if tokens is not None and len(tokens) != length - num_patches:
+        raise ValueError(f"tokens: expected one for each of {length - num_patches} positions, got {len(tokens)}")
+    ax = _axes(ax)
+    ax.imshow(attention, cmap="viridis", vmin=0, interpolation="nearest")
+    ax.axhline(num_patches - 0.5, color="white", linewidth=2)
+    ax.axvline(num_patches - 0.5, color="white", linewidth=2)
+    parts = {"image": (0, num_patches), "text": (num_patches, length)}
+    box = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "boxstyle": "round,pad=0.25"}
+    for (payer, rows), (paid, columns) in itertools.product(parts.items(), repeat=2):
+        share = attention[slice(*rows), slice(*columns)].sum(axis=1).mean()
+        place = (sum(columns) - 1) / 2, (sum(rows) - 1) / 2
+        ax.text(*place, f"{payer} to\n{paid}\n{share:.0%}", ha="center", va="center", size="small", bbox=box)
+    middle = [(first + last - 1) / 2 for first, last in parts.values()]
+    ticks = [middle[0], *range(num_patches, length)] if tokens else middle
+    names = [f"{num_patches} patches", *(tokens or ["text"])]
+    ax.set_xticks(ticks, names)
+    for label in ax.get_xticklabels()[1:]:
+        label.set_rotation(90 if tokens else 0)  # words are wider than their columns
+    ax.set_yticks(ticks, names)
+    ax.set(xlabel="attended to", ylabel="attending")
+    return ax
+
+
+def _image(image: Any) -> Any:  # numpy [H, W] or [H, W, channels]
+    import numpy as np
+
+    image = np.asarray(image)
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
+        raise ValueError(f"image: expected [H, W], or [H, W, 3 or 4], got shape {image.shape}")
+    return image
+
+
 def _axes(ax: Axes | None) -> Axes:
     if ax is not None:
         return ax
     with demo_extra():
         import matplotlib.pyplot as plt
     return plt.gca()
+
+
+def _one_hue(color: str) -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("one_hue", ["white", color])
 
 
 def _by_label(G: networkx.Graph, labels: Sequence[Any] | None) -> dict[Any, list[Any]]:

@@ -42,8 +42,8 @@ def accuracy(scores: Tensor, labels: Tensor) -> float:
 class Experiment:
     """A model of the package and its twin, on one set of data.
 
-    Both are trained with Adam on all training samples at once, and build the same parameters, by the same
-    names, out of the same random numbers.
+    Both are trained with Adam on the same batches, all training samples at once where there is no ``batch_size``, and
+    build the same parameters, by the same names, out of the same random numbers.
     """
 
     model: str
@@ -52,6 +52,7 @@ class Experiment:
     ours: Contender
     twin: Contender
     epochs: int = 200
+    batch_size: int | None = None
     learning_rate: float = 0.01
     weight_decay: float = 5e-4
     attention: Callable[[nn.Module], Tensor] | None = None  # of our trained model: a map [N, N] for a picture
@@ -140,17 +141,28 @@ def _train(experiment: Experiment, contender: Contender, seed: int, bar: tqdm) -
     rate, decay = experiment.learning_rate, experiment.weight_decay
     optimizer = torch.optim.Adam(model.parameters(), lr=rate, weight_decay=decay)
     training = Training(model, 0.0, [], [])
+    shuffled = torch.Generator().manual_seed(seed)  # its own: the models draw their dropout in ways of their own
     for _ in range(experiment.epochs):
         start = _now(train.device)
-        optimizer.zero_grad()
-        loss = experiment.loss(contender.scores(model, train), data.labels[train])
-        loss.backward()
-        optimizer.step()
+        total = torch.zeros((), device=train.device)
+        for rows in _batches(train, experiment.batch_size, shuffled):
+            optimizer.zero_grad()
+            loss = experiment.loss(contender.scores(model, rows), data.labels[rows])
+            loss.backward()
+            optimizer.step()
+            total += loss.detach() * len(rows)
         training.seconds += _now(train.device) - start
-        training.loss.append(loss.item())
+        training.loss.append(total.item() / len(train))
         training.accuracy.append(experiment.score(evaluate(model, contender, test), data.labels[test]))
         bar.update()
     return training
+
+
+def _batches(rows: Tensor, size: int | None, generator: torch.Generator) -> Iterable[Tensor]:
+    """All rows, shuffled and in batches of ``size`` where that is given."""
+    if size is None:
+        return [rows]
+    return rows[torch.randperm(len(rows), generator=generator).to(rows.device)].split(size)
 
 
 def evaluate(model: nn.Module, contender: Contender, rows: Tensor) -> Tensor:
