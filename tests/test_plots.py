@@ -233,6 +233,99 @@ def test_numbers_are_written_with_three_digits_and_a_prefix(number, written):
     assert engineering(number) == written
 
 
+def lines(collection):
+    return sorted(segment.tolist() for segment in collection.get_segments())
+
+
+def test_patch_grid_draws_the_image_and_a_line_at_each_border(ax):
+    image = torch.arange(48.0).view(6, 8)
+    assert plots.patch_grid(image, 2, ax) is ax
+    assert ax.images[0].get_array().tolist() == image.tolist()
+    horizontal, vertical = ax.collections
+    assert lines(horizontal) == [[[-0.5, y], [7.5, y]] for y in (-0.5, 1.5, 3.5, 5.5)]
+    assert lines(vertical) == [[[x, -0.5], [x, 5.5]] for x in (-0.5, 1.5, 3.5, 5.5, 7.5)]
+
+
+def test_patch_grid_takes_colours(ax):
+    plots.patch_grid(np.zeros((4, 4, 3)), 4, ax)
+    assert ax.images[0].get_array().shape == (4, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("image", "patch_size", "message"),
+    [
+        (np.zeros((8, 8)), 3, "patch_size: expected one that tiles an image of 8 x 8, got 3"),
+        (np.zeros((8, 6)), 0, "patch_size: expected one that tiles an image of 8 x 6, got 0"),
+        (np.zeros(8), 2, r"image: expected \[H, W\], or \[H, W, 3 or 4\], got shape \(8,\)"),
+        (np.zeros((1, 8, 8)), 2, r"image: expected .* got shape \(1, 8, 8\)"),
+    ],
+)
+def test_patch_grid_refuses_what_patches_do_not_tile(ax, image, patch_size, message):
+    with pytest.raises(ValueError, match=message):
+        plots.patch_grid(image, patch_size, ax)
+
+
+def test_class_token_tints_each_patch_by_its_attention(ax):
+    attention = torch.tensor([0.4, 0.0, 0.1, 0.2, 0.05, 0.15, 0.1])  # its own, then 2 x 3 patches
+    assert plots.class_token_attention(np.zeros((4, 6)), attention, ax) is ax
+    image, tint = ax.images
+    assert list(image.get_extent()) == list(tint.get_extent()) == [-0.5, 5.5, 3.5, -0.5]
+    assert tint.get_array().tolist() == attention[1:].view(2, 3).tolist()
+    assert tint.get_clim() == (0, pytest.approx(0.2))
+    alpha = tint.get_alpha()
+    assert alpha[0, 0] == 0 and alpha.argmax() == 2 and 0 < alpha.max() < 1
+
+
+def test_class_token_that_looks_at_no_patch_tints_none(ax):
+    plots.class_token_attention(np.zeros((4, 4)), [1, 0, 0, 0, 0], ax)
+    assert not ax.images[-1].get_alpha().any()
+
+
+@pytest.mark.parametrize("attention", [np.ones(17), np.ones(16), np.ones(1), np.ones((5, 5))])
+def test_class_token_refuses_patches_that_do_not_tile(ax, attention):
+    with pytest.raises(ValueError, match=r"attention: expected \[num_patches \+ 1\] .* 4 x 6, got shape"):
+        plots.class_token_attention(np.zeros((4, 6)), attention, ax)
+
+
+def test_blocks_are_cut_and_told_with_their_shares(ax):
+    attention = torch.tensor([[0.5, 0.3, 0.2], [0.3, 0.3, 0.4], [0.4, 0.5, 0.1]])
+    assert plots.cross_modal_blocks(attention, 2, ax) is ax
+    assert ax.images[0].get_array().tolist() == attention.tolist()
+    across, down = ax.lines
+    assert list(across.get_ydata()) == list(down.get_xdata()) == [1.5, 1.5]
+    told = {text.get_text().replace("\n", " "): text.get_position() for text in ax.texts}
+    assert told == {
+        "image to image 70%": (0.5, 0.5),
+        "image to text 30%": (2, 0.5),
+        "text to image 90%": (0.5, 2),
+        "text to text 10%": (2, 2),
+    }
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["2 patches", "text"]
+    assert list(ax.get_yticks()) == [0.5, 2]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("attended to", "attending")
+
+
+def test_blocks_name_the_words(ax):
+    plots.cross_modal_blocks(np.full((5, 5), 0.2), 3, ax, tokens=["is", "it"])
+    for labels, ticks in ((ax.get_xticklabels(), ax.get_xticks()), (ax.get_yticklabels(), ax.get_yticks())):
+        assert [label.get_text() for label in labels] == ["3 patches", "is", "it"]
+        assert list(ticks) == [1, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_patches", "tokens", "message"),
+    [
+        ((4, 5), 2, None, r"attention: expected \[N, N\], got shape \(4, 5\)"),
+        ((4, 4), 4, None, "num_patches: expected between 1 and 3, to leave some text, got 4"),
+        ((4, 4), 0, None, "num_patches: expected between 1 and 3"),
+        ((4, 4), 2, ["is"], "tokens: expected one for each of 2 positions, got 1"),
+    ],
+)
+def test_blocks_refuse_what_cannot_be_cut(ax, shape, num_patches, tokens, message):
+    with pytest.raises(ValueError, match=message):
+        plots.cross_modal_blocks(np.zeros(shape), num_patches, ax, tokens=tokens)
+
+
 def test_current_axes_are_the_default(monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "agg")
     import matplotlib.pyplot as plt
@@ -246,6 +339,9 @@ def test_current_axes_are_the_default(monkeypatch):
     assert plots.trajectories(np.zeros((1, 1, 2))) is current
     assert plots.fit({}, {}) is current
     assert plots.model_sizes({"GCN": 1}) is current
+    assert plots.patch_grid(np.zeros((4, 4)), 2) is current
+    assert plots.class_token_attention(np.zeros((4, 4)), np.ones(5)) is current
+    assert plots.cross_modal_blocks(np.ones((3, 3)), 2) is current
     plt.close("all")
 
 
