@@ -73,8 +73,8 @@ def pictures(result: Result) -> list[Picture]:
             name="vit_patches",
             title=f"An image is a sequence of {patches} patches",
             caption=f"Each image of {images.shape[-1]} x {images.shape[-2]} pixels is cut along the lines into patches "
-            f"of {PATCH} x {PATCH}. The vision transformer sees them as {patches} tokens beside a class token, one after "
-            "another, and learns where each stands.",
+            f"of {PATCH} x {PATCH}. The vision transformer sees them as {patches} tokens beside a class token, one "
+            "after another, and learns where each stands.",
             draw=lambda: _ten(draw_patches),
         ),
         Picture(
