@@ -46,8 +46,8 @@ def accuracy(scores: Tensor, labels: Tensor) -> float:
 class Experiment:
     """A model of the package and its twin, on one set of data.
 
-    Both are trained with Adam on all training samples at once, and build the same parameters, by the same
-    names, out of the same random numbers.
+    Both are trained with Adam on the same batches, all training samples at once where there is no ``batch_size``, and
+    build the same parameters, by the same names, out of the same random numbers.
     """
 
     model: str
@@ -56,6 +56,7 @@ class Experiment:
     ours: Contender
     twin: Contender
     epochs: int = 200
+    batch_size: int | None = None
     learning_rate: float = 0.01
     weight_decay: float = 5e-4
     loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.nll_loss
@@ -146,11 +147,14 @@ def _train(experiment: Experiment, contender: Contender, seed: int, bar: tqdm) -
     rate, decay = experiment.learning_rate, experiment.weight_decay
     optimizer = torch.optim.Adam(model.parameters(), lr=rate, weight_decay=decay)
     training = Training(model, 0.0, [], [])
+    shuffled = torch.Generator().manual_seed(seed)  # its own: the models draw their dropout in ways of their own
     for _ in range(experiment.epochs):
         start = _now(train.device)
-        loss = _step(experiment, contender, model, optimizer, train)
+        total = torch.zeros((), device=train.device)
+        for rows in _batches(train, experiment.batch_size, shuffled):
+            total += _step(experiment, contender, model, optimizer, rows) * len(rows)
         training.seconds += _now(train.device) - start
-        training.loss.append(loss.item())
+        training.loss.append(total.item() / len(train))
         training.accuracy.append(experiment.score(evaluate(model, contender, test), data.labels[test]))
         bar.update()
     return training
@@ -169,12 +173,19 @@ def _step(
 
 def _step_peak(experiment: Experiment, contender: Contender, model: nn.Module) -> int:
     """The bytes that a training step takes at its peak, above parameters, optimiser's state and data."""
-    rows = experiment.data.train
+    rows = experiment.data.train[: experiment.batch_size]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
     step = partial(_step, experiment, contender, model, optimizer, rows)
     step()  # the optimiser's state, and what is cached
     model.zero_grad()
     return peak_allocated(step, rows.device)
+
+
+def _batches(rows: Tensor, size: int | None, generator: torch.Generator) -> Iterable[Tensor]:
+    """All rows, shuffled and in batches of ``size`` where that is given."""
+    if size is None:
+        return [rows]
+    return rows[torch.randperm(len(rows), generator=generator).to(rows.device)].split(size)
 
 
 def evaluate(model: nn.Module, contender: Contender, rows: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,59 @@ def attention_map(
     if groups is not None:
         _draw_groups(ax, groups)
     ax.set(xlabel="attended to", ylabel="attends")
+    return ax
+
+
+def cross_modal_blocks(
+    attention: Any,  # [N, N]
+    num_patches: int,
+    ax: Axes | None = None,
+    *,
+    tokens: Sequence[str] | None = None,
+) -> Axes:
+    """Draw the attention of a multimodal transformer, cut into image and text: four blocks, each with its share.
+
+    A row is what a position pays, so a block's share is what the positions of its rows pay those of its columns, on
+    average; the two shares of a row of blocks add up to all.
+
+    Args:
+        attention: one head's, or a mean, patches before text. An array or a tensor on the CPU.
+        num_patches: how many positions are patches of the image.
+        ax: where to draw; None takes matplotlib's current axes.
+        tokens: the words of the text, to stand beside their rows and columns; None names the text as a whole.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        ValueError: another shape, no patch or no text, or not one word a position of text.
+    """
+    import numpy as np
+
+    attention = np.asarray(attention)
+    if attention.ndim != 2 or attention.shape[0] != attention.shape[1]:
+        raise ValueError(f"attention: expected [N, N], got shape {attention.shape}")
+    length = len(attention)
+    if not 0 < num_patches < length:
+        raise ValueError(f"num_patches: expected between 1 and {length - 1}, to leave some text, got {num_patches}")
+    if tokens is not None and len(tokens) != length - num_patches:
+        raise ValueError(f"tokens: expected one for each of {length - num_patches} positions, got {len(tokens)}")
+    ax = current_axes(ax)
+    ax.imshow(attention, cmap="viridis", vmin=0, interpolation="nearest")
+    ax.axhline(num_patches - 0.5, color="white", linewidth=2)
+    ax.axvline(num_patches - 0.5, color="white", linewidth=2)
+    parts = {"image": (0, num_patches), "text": (num_patches, length)}
+    box = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "boxstyle": "round,pad=0.25"}
+    for (payer, rows), (paid, columns) in itertools.product(parts.items(), repeat=2):
+        share = attention[slice(*rows), slice(*columns)].sum(axis=1).mean()
+        place = (sum(columns) - 1) / 2, (sum(rows) - 1) / 2
+        ax.text(*place, f"{payer} to\n{paid}\n{share:.0%}", ha="center", va="center", size="small", bbox=box)
+    middle = [(first + last - 1) / 2 for first, last in parts.values()]
+    ticks = [middle[0], *range(num_patches, length)] if tokens else middle
+    names = [f"{num_patches} patches", *(tokens or ["text"])]
+    ax.set_xticks(ticks, names)
+    for label in ax.get_xticklabels()[1:]:
+        label.set_rotation(90 if tokens else 0)  # words are wider than their columns
+    ax.set_yticks(ticks, names)
+    ax.set(xlabel="attended to", ylabel="attending")
     return ax
 
 
