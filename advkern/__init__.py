@@ -3,6 +3,7 @@
 from advkern import backend
 from advkern._version import __version__
 from advkern.backend import BackendError, FallbackWarning, use_backend
+from advkern.comparison import compare
 from advkern.explanation import explain
 from advkern.graph import Graph
 
@@ -14,6 +15,7 @@ __all__ = [
     "Graph",
     "__version__",
     "backend",
+    "compare",
     "explain",
     "nn",
     "ops",

@@ -17,6 +17,7 @@ PLACES = (
     "csrc/{op}/{op}_cpu.cpp",
     "advkern/ops/{op}.py",
     "advkern/reference/{op}.py",
+    "advkern/selftest/{op}.py",
     "tests/ops/test_{op}.py",
     "benchmarks/bench_{op}.py",
 )
@@ -38,13 +39,12 @@ def test_op_has_cuda_kernels_where_it_says_so(place):
 
 @pytest.mark.parametrize("place", PLACES)
 def test_no_file_stands_where_there_is_no_op(place):
-    """A benchmark may be of a whole model too."""
     found = ROOT.glob(place.replace("{op}", "*"))
     named = {
         (path.parent.name if "{op}/" in place else path.stem).removeprefix("test_").removeprefix("bench_")
         for path in found
     }
-    if place.startswith("benchmarks/"):
+    if place.startswith("benchmarks"):  # whole models have benchmarks too
         named -= {path.stem for path in (ROOT / "advkern/nn").glob("*.py")} - set(OPS)
     assert {name for name in named if not name.startswith("_")} == set(OPS)
 

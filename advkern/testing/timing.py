@@ -62,9 +62,7 @@ before = status("VmRSS")
 measured()
 print(status("VmHWM") - before)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise RuntimeError(f"the measured program failed:\n{done.stderr}")
     return int(done.stdout.splitlines()[-1])
