@@ -209,6 +209,8 @@ class TestGcnAggregate(OpSuite):
         assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
     def test_row_outputs_are_the_same_bits_in_a_matrix_that_no_cache_holds(self, place, dtype):
+        if place == EMULATED:
+            pytest.skip("the CUDA kernels have no form of their own for what caches hold, and the emulator is slow")
         graph, lanes = uniform_graph(300, 1500), 8 if dtype == torch.float64 else 16
         x = torch.randn(300, lanes, generator=torch.Generator().manual_seed(0)).to(dtype)
         beside = Graph(torch.zeros(2**17 + 1, dtype=torch.int64), torch.empty(0, dtype=torch.int32))
