@@ -1,4 +1,4 @@
-"""Real data that comes with ordinary packages, as few labelled nodes of a graph and many to be classified."""
+"""Real data that comes with ordinary packages: a few labelled nodes of a graph, or images to learn from."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from advkern.plots import demo_extra
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Samples to classify, and the graph that joins them."""
+    """Samples to classify, and the graph that joins them where there is one."""
 
     name: str
     title: str
-    features: Tensor  # [N, F]
+    features: Tensor  # [N, F], images [N, C, H, W]
     labels: Tensor  # [N], 0 to C - 1
     classes: tuple[str, ...]  # [C]
     train_mask: Tensor  # [N], True where the label is known in training
@@ -93,6 +93,25 @@ def digits() -> Data:
         train_mask=labelled(labels, per_class=10),
         network=network,
         layout=lambda: _embedded(images),
+    )
+
+
+@cache
+def digit_images() -> Data:
+    """The same digits as images ``[N, 1, 8, 8]`` with mean 0 and deviation 1; every fourth is for the test."""
+    with demo_extra():
+        from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    labels = torch.from_numpy(digits.target).long()
+    images = torch.from_numpy(digits.images).float()[:, None]
+    return Data(
+        name="digit images",
+        title=f"{len(labels):,} handwritten digits of 8 x 8 pixels",
+        features=(images - images.mean()) / images.std(),
+        labels=labels,
+        classes=tuple(map(str, range(10))),
+        train_mask=torch.arange(len(labels)) % 4 != 3,
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import pkgutil
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +18,9 @@ from torch import Tensor, nn
 
 from advkern import backend, demo
 from advkern.demo.data import Data
+from advkern.demo.picture import Picture
 from advkern.plots import demo_extra
+from advkern.testing import peak_allocated
 
 with demo_extra():
     from tqdm import tqdm
@@ -42,8 +46,8 @@ def accuracy(scores: Tensor, labels: Tensor) -> float:
 class Experiment:
     """A model of the package and its twin, on one set of data.
 
-    Both are trained with Adam on all training samples at once, and build the same parameters, by the same
-    names, out of the same random numbers.
+    Both are trained with Adam on the same batches, all training samples at once where there is no ``batch_size``, and
+    build the same parameters, by the same names, out of the same random numbers.
     """
 
     model: str
@@ -52,13 +56,13 @@ class Experiment:
     ours: Contender
     twin: Contender
     epochs: int = 200
+    batch_size: int | None = None
     learning_rate: float = 0.01
     weight_decay: float = 5e-4
-    attention: Callable[[nn.Module], Tensor] | None = None  # of our trained model: a map [N, N] for a picture
     loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.nll_loss
     score: Callable[[Tensor, Tensor], float] = accuracy  # what the table calls accuracy
     quantity: str = "test accuracy"
-    pictures: Callable[[Any], dict[str, Any]] | None = None  # of the Result: file name -> figure
+    pictures: Callable[[Any], list[Picture]] | None = None  # of the Result
 
 
 @dataclass
@@ -84,8 +88,11 @@ class Row:
     seconds: float  # of a whole training, the median over seeds
     twin_seconds: float
     ratio: float  # twin_seconds / seconds
+    peak_bytes: int  # by which a training step raises what torch has allocated
+    twin_peak_bytes: int
     max_difference: float  # of both outputs in eval with the same weights
     backend: str
+    parameters: int
     seeds: int
     epochs: int
 
@@ -140,17 +147,45 @@ def _train(experiment: Experiment, contender: Contender, seed: int, bar: tqdm) -
     rate, decay = experiment.learning_rate, experiment.weight_decay
     optimizer = torch.optim.Adam(model.parameters(), lr=rate, weight_decay=decay)
     training = Training(model, 0.0, [], [])
+    shuffled = torch.Generator().manual_seed(seed)  # its own: the models draw their dropout in ways of their own
     for _ in range(experiment.epochs):
         start = _now(train.device)
-        optimizer.zero_grad()
-        loss = experiment.loss(contender.scores(model, train), data.labels[train])
-        loss.backward()
-        optimizer.step()
+        total = torch.zeros((), device=train.device)
+        for rows in _batches(train, experiment.batch_size, shuffled):
+            total += _step(experiment, contender, model, optimizer, rows) * len(rows)
         training.seconds += _now(train.device) - start
-        training.loss.append(loss.item())
+        training.loss.append(total.item() / len(train))
         training.accuracy.append(experiment.score(evaluate(model, contender, test), data.labels[test]))
         bar.update()
     return training
+
+
+def _step(
+    experiment: Experiment, contender: Contender, model: nn.Module, optimizer: torch.optim.Optimizer, rows: Tensor
+) -> Tensor:  # []
+    """Train on ``rows`` once; return the loss before."""
+    optimizer.zero_grad()
+    loss = experiment.loss(contender.scores(model, rows), experiment.data.labels[rows])
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def _step_peak(experiment: Experiment, contender: Contender, model: nn.Module) -> int:
+    """The bytes that a training step takes at its peak, above parameters, optimiser's state and data."""
+    rows = experiment.data.train[: experiment.batch_size]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
+    step = partial(_step, experiment, contender, model, optimizer, rows)
+    step()  # the optimiser's state, and what is cached
+    model.zero_grad()
+    return peak_allocated(step, rows.device)
+
+
+def _batches(rows: Tensor, size: int | None, generator: torch.Generator) -> Iterable[Tensor]:
+    """All rows, shuffled and in batches of ``size`` where that is given."""
+    if size is None:
+        return [rows]
+    return rows[torch.randperm(len(rows), generator=generator).to(rows.device)].split(size)
 
 
 def evaluate(model: nn.Module, contender: Contender, rows: Tensor) -> Tensor:
@@ -177,8 +212,11 @@ def _row(experiment: Experiment, ours: list[Training], twin: list[Training]) -> 
         seconds=seconds,
         twin_seconds=twin_seconds,
         ratio=twin_seconds / seconds,
+        peak_bytes=_step_peak(experiment, experiment.ours, copy.deepcopy(ours[-1].model)),
+        twin_peak_bytes=_step_peak(experiment, experiment.twin, copy.deepcopy(twin[-1].model)),
         max_difference=max(_difference(experiment, training.model) for training in ours),
         backend=backend.choose(experiment.op, device.type),
+        parameters=sum(p.numel() for p in ours[0].model.parameters()),
         seeds=len(ours),
         epochs=experiment.epochs,
     )
