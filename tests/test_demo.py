@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from advkern import backend, demo
 from advkern.cli import main
-from advkern.demo import gcn, multimodal, runner, table, vit
+from advkern.demo import efficientnet, gcn, multimodal, runner, table, vit
 from advkern.demo.data import Data, digit_images, digits, karate, labelled
 from advkern.demo.picture import Figure, Picture
 from advkern.demo.report import write
@@ -52,6 +52,7 @@ def test_json_holds_a_row_for_each_experiment(report):
         ("GCN", "digits"),
         ("NeuralODE", "hare and lynx"),
         ("ViT", "digit images"),
+        ("EfficientNet", "digit images"),
         ("multimodal", "asked digits"),
     } <= {(row["model"], row["data"]) for row in report["rows"]}
 
@@ -101,6 +102,7 @@ PICTURES = [
     "vit_patches",
     "vit_class_token",
     "multimodal_blocks",
+    "compound_scaling",
     "model_sizes",
     "training_curves",
 ]
@@ -291,7 +293,7 @@ def test_difference_notices_another_model(small):
     assert runner.run([wrong], seeds=1)[0].row.max_difference == pytest.approx(1, rel=1e-3)
 
 
-@pytest.mark.parametrize("model", [gcn, vit, multimodal])
+@pytest.mark.parametrize("model", [gcn, vit, efficientnet, multimodal])
 def test_twin_starts_from_the_same_weights(model):
     states = []
     experiment = model.experiments(CPU)[0]
