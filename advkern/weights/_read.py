@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from torch import Tensor
 PICKLED = (".pt", ".pth", ".bin")
 SAFETENSORS = ".safetensors"
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # under these keys, training scripts keep the weights
+_DEEPEST = 8  # wrappers inside wrappers
+_REFUSED = re.compile(r"Unsupported global: GLOBAL (\S+)")
 _PREFIXES = ("module.", "_orig_mod.")  # of DataParallel, of torch.compile
 
 
@@ -49,11 +52,19 @@ def _read_file(path: Path) -> Any:
     except ModuleNotFoundError:
         raise
     except Exception as error:  # whatever the readers make of damaged bytes; OSError is among it
-        reason = str(error).strip().partition("\n")[0]
-        raise WeightsError(
-            f"{path}: expected a whole file of tensors and plain containers, got one that does not read as such "
-            f"({type(error).__name__}: {reason}). Other pickled objects could run code and are never loaded"
-        ) from error
+        raise WeightsError(f"{path}: {_explained(error)}") from error
+
+
+def _explained(error: Exception) -> str:
+    """What is wrong with a file, without torch's advice to load it all the same."""
+    refused = _REFUSED.search(str(error))
+    if refused:
+        return f"expected tensors and plain containers, got a pickle that calls {refused[1]}: it could run code"
+    reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition(". ")[0]
+    return (
+        "expected a whole file of tensors and plain containers, got one that does not read as such "
+        f"({type(error).__name__}: {reason})"
+    )
 
 
 def _load_pickled(path: Path) -> Any:
@@ -70,8 +81,8 @@ def _load_safetensors(path: Path) -> Any:
 
 
 def _unwrapped(content: Any) -> tuple[Any, list[str]]:
-    notes = []
-    while isinstance(content, Mapping):
+    notes: list[str] = []
+    while isinstance(content, Mapping) and len(notes) < _DEEPEST:  # a mapping may hold itself
         wrapper = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
         prefix = next((p for p in _PREFIXES if content and all(str(key).startswith(p) for key in content)), None)
         if wrapper is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from torch import Tensor, nn
@@ -60,11 +61,13 @@ class Format:
 
 def module_rules(model: nn.Module, names: Iterable[tuple[str, str]]) -> Iterator[Rule]:
     """A rule for every tensor of the modules (or the tensor itself) that ``names`` pairs: theirs, ours."""
-    keys = list(model.state_dict())
+    below: dict[str, list[str]] = {}
+    for key in model.state_dict():
+        for name in accumulate(key.split("."), "{}.{}".format):
+            below.setdefault(name, []).append(key)
     for theirs, ours in names:
-        for key in keys:
-            if key == ours or key.startswith(f"{ours}."):
-                yield Rule([theirs + key.removeprefix(ours)], [key])
+        for key in below.get(ours, []):
+            yield Rule([theirs + key.removeprefix(ours)], [key])
 
 
 def to_theirs(rules: Iterable[Rule], state: State) -> dict[str, Tensor]:

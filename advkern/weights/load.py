@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
@@ -12,12 +13,12 @@ from torch import Tensor, nn
 
 from advkern.nn import VisionTransformer
 from advkern.nn.vit import resized_positions
-from advkern.weights import graph, vit
+from advkern.weights import efficientnet, graph, vit
 from advkern.weights._read import WeightsError, read
 from advkern.weights._rules import Format, Rule, State, to_ours, to_theirs
 
 _OWN = Format("advkern", nn.Module, lambda model: [Rule([key], [key]) for key in model.state_dict()])
-_FORMATS = (_OWN, *vit.FORMATS, *graph.FORMATS)
+_FORMATS = (_OWN, *vit.FORMATS, *efficientnet.FORMATS, *graph.FORMATS)
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ def load_pretrained(
         OSError: a file that cannot be opened.
     """
     _check_model(model)
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        raise ValueError("model: expected one that can hold values, got parameters on the meta device")
     state, notes = read(source)
     with torch.no_grad():
         ours, report = _matched(model, state, _recognised(model, state), notes, resize_positions)
@@ -211,23 +214,23 @@ def _with_positions_resized(model: nn.Module, rules: list[Rule], state: State) -
 
 
 def _is_square(n: int) -> bool:
-    return n > 0 and round(n**0.5) ** 2 == n
+    return n > 0 and math.isqrt(n) ** 2 == n
 
 
 def _check_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if any(tensor.is_meta for tensor in model.state_dict().values()):
-        raise ValueError("model: expected one that holds values, got parameters on the meta device")
 
 
 def _error(model: nn.Module, report: LoadReport) -> WeightsError:
+    name = type(model).__name__
     if report.matched:
-        hint = "" if report.mismatched == [] else ", or a model of the checkpoint's sizes"
-        what = f"does not fit {type(model).__name__} (strict=False loads what fits{hint})"
+        what = f"does not fit {name} (strict=False loads what does)"
+    elif report.mismatched:
+        what = f"has nothing that fits {name}: other sizes"
     else:
         names = ", ".join(entry.name for entry in _formats(model))
-        what = f"has nothing of {type(model).__name__}, by the keys of {names}: another architecture"
+        what = f"has nothing of {name}, by the keys of {names}: another architecture"
     error = WeightsError(f"the checkpoint {what}\n{report}")
     error.report = report
     return error
