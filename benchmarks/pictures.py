@@ -28,6 +28,7 @@ def is_fresh(picture: Path, results: Path) -> bool:
 def draw(results: Path) -> bytes:
     """The picture of a file of results, as PNG."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     rows = _rows(results)
     figure = Figure(figsize=(8, 0.9 + 0.26 * len(rows)), layout="constrained")
@@ -46,7 +47,11 @@ def draw(results: Path) -> bytes:
     ax.set_yticks(range(len(rows)), list(rows))
     ax.set(xscale="log", xlabel="the peer's time over ours (right of the line we are faster)")
     ax.set_ylim(len(rows) - 0.5, -0.5)
+    least, most = ax.get_xlim()
+    if most < 10 * least:
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2, 3, 5)))
     ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.grid(axis="both", color="0.9")
     ax.set_axisbelow(True)
     ax.spines[["top", "right", "left"]].set_visible(False)

@@ -116,7 +116,8 @@ def test_differences_are_as_measured():
 
 def test_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason="mkdocs is not installed; mend it with: pip install '.[docs]'")
-    done = run_in_root("-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path)
+    # no --quiet: it hides warnings from --strict too
+    done = run_in_root("-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     pages = [page.relative_to(ROOT / "docs").with_suffix(".html") for page in (ROOT / "docs").rglob("*.md")]
     missing = [page for page in pages if not (tmp_path / page).is_file()]
