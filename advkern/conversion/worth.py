@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 _QUERIES = 1024  # batch x heads x length
-_EDGES_AT_FIRST_SIGHT = 8192  # from here on one call pays for building the graph
+_EDGES_AT_FIRST_SIGHT = 32768  # from here on one call pays for building the graph
 
 _always = False  # no ContextVar, which torch.compile does not trace; that another thread sees it costs time, no digit
 _met: weakref.WeakKeyDictionary[nn.Module, tuple[weakref.ref[Tensor], int]] = weakref.WeakKeyDictionary()

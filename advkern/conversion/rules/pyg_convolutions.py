@@ -9,13 +9,13 @@ from torch import Tensor
 
 from advkern.adjacency import edge_index_as_graph
 from advkern.conversion.rule import Rule, library_class
-from advkern.conversion.swap import Converted, hooked, is_plain_tensor
+from advkern.conversion.swap import Converted, eagerly, hooked, is_plain_tensor
 from advkern.conversion.worth import graph_pays, pays
 from advkern.graph import Graph
 from advkern.nn import GATConv, GCNConv
 from advkern.nn.gcn import _convolve
 
-_CACHED_EDGES = 256  # with fewer, PyG's cached layer is as fast
+_CACHED_EDGES = 1024  # with fewer, PyG's cached layer is as fast
 
 
 class ConvertedGCNConv(Converted):
@@ -81,6 +81,7 @@ def _message_hooks(own: Any) -> bool:
     return any(own.__dict__.get(f"_{step}_forward{when}_hooks") for step in steps for when in ("", "_pre"))
 
 
+@eagerly
 def _has_repeated_loops(edge_index: Tensor, num_nodes: int) -> bool:
     """PyG makes one of a node's several self loops, ours keeps them all; looked at once a graph."""
     graph = edge_index_as_graph(edge_index, None, num_nodes)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from advkern.adjacency import as_graph
 from advkern.conversion.rule import Rule, tutorial_class
-from advkern.conversion.swap import Converted, hooked
+from advkern.conversion.swap import Converted, eagerly, hooked
 from advkern.conversion.worth import graph_pays, pays, takes_gradients
 from advkern.graph import Graph
 from advkern.nn import GAT, GraphAttentionLayer
@@ -18,7 +18,7 @@ from advkern.nn.gcn import _convolve
 
 _ENTRIES = 2048  # of a sparse adjacency
 _ENTRIES_OF_CSR = 65536
-_PAIRS = 4096  # heads x nodes x nodes
+_PAIRS = 10000  # heads x nodes x nodes
 
 
 class ConvertedGraphConvolutionLayer(Converted):
@@ -34,7 +34,7 @@ class ConvertedGraphConvolutionLayer(Converted):
         tuned = adj.layout == torch.sparse_csr and not takes_gradients(self, x)  # MKL's, which has no such backward
         if not pays(entries, _ENTRIES_OF_CSR if tuned else _ENTRIES) or not graph_pays(self, adj, entries):
             return super().forward(x, adj)
-        return _convolve(as_graph(adj), x, own.weight, own.bias, None, None)
+        return _convolve(eagerly(as_graph)(adj), x, own.weight, own.bias, None, None)
 
 
 class ConvertedGraphAttentionLayer(Converted):
@@ -65,6 +65,7 @@ class ConvertedGAT(Converted):
         return GAT.forward(own, x, graph)
 
 
+@eagerly
 def _graph_without_lonely_nodes(layer: nn.Module, adj: Any, heads: int) -> Graph | None:
     """The positive entries of ``adj``; None where the tutorial lets a node without neighbours attend to all."""
     if isinstance(adj, Graph):
