@@ -275,9 +275,27 @@ def squeeze_excite() -> Iterator[str]:
         yield ""
 
 
+def convert() -> Iterator[str]:
+    """Models that people have, beside the same models converted."""
+    for machine, results in _results("convert"):
+        yield f"{machine}, float32. {HOW}"
+        yield ""
+        yield "| model | work | threads | converted | as it was | error, converted / as it was |"
+        yield "|---|---|--:|--:|--:|--:|"
+        rows = [row for test, row in results["rows"].items() if not test.endswith(HUGE)]
+        for row in sorted(rows, key=lambda row: (row["graph"], row["work"], row["threads"])):
+            errors = row["errors"]
+            yield (
+                f"| {row['graph']} | {row['work']} | {row['threads']} | {_ms(row)} | "
+                f"{row['ratios']['unconverted']:.2f}x | {errors['advkern']:.0e} / {errors['unconverted']:.0e} |"
+            )
+        yield ""
+
+
 TABLES = {
     "efficientnet": efficientnet,
     "squeeze_excite": squeeze_excite,
+    "convert": convert,
     "integration": integration,
     "integration_all": integration_all,
     "aggregation": aggregation,

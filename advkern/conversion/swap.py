@@ -8,8 +8,10 @@ which is the original's own code.
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -56,6 +58,23 @@ def swap_back(module: nn.Module) -> None:
 def hooked(*modules: nn.Module | None) -> bool:
     """Whether a hook waits on one of the modules that a joined forward would not call."""
     return any(getattr(module, hooks) for module in modules if module is not None for hooks in _HOOKS)
+
+
+@functools.cache
+def eagerly(function: Any) -> Any:
+    """Keep the compiler out of ``function``, which may be called between two compiled pieces of a model."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        compiler = sys.modules.get("torch._dynamo")  # slow to import, and absent where nothing is compiled
+        return (function if compiler is None else _disabled(function))(*args, **kwargs)
+
+    return call
+
+
+@functools.cache
+def _disabled(function: Any) -> Any:
+    return torch.compiler.disable(function)
 
 
 def is_plain_tensor(value: Any) -> bool:

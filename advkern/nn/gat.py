@@ -217,6 +217,9 @@ class GATConv(nn.Module):
         return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, heads={self.heads})"
 
 
+_WIDE = 4  # times as many channels come in as go out
+
+
 class _HeadSource:
     """What one head's map is computed from: two scores a node, and the greatest score and sum of exp of its row."""
 
@@ -265,8 +268,11 @@ def _features_and_scores(
     """``h = x W`` and ``h . att``, taken as ``x (W . att)``: its gradient then needs no second ``[N, H, F]``."""
     _, heads, channels = att.shape
     h = linear(x, weight.t()).unflatten(1, (heads, channels))
+    acc = accumulation_dtype(x.dtype)
+    if x.shape[1] > _WIDE * heads * channels and h.dtype == acc:  # then reading x twice costs more than that gradient
+        scores = torch.einsum("nhf,shf->snh", h, att)
+        return h, (scores[0], scores[1])
     with torch.autocast(x.device.type, enabled=False):
-        acc = accumulation_dtype(x.dtype)
         folded = torch.einsum("ihf,shf->ish", weight.to(acc).unflatten(1, (heads, channels)), att.to(acc))
         scores = linear(x.to(acc), folded.flatten(1).t())
     return h, (scores[:, :heads], scores[:, heads:])

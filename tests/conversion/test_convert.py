@@ -12,7 +12,16 @@ import torch
 
 import advkern
 from advkern import backend
+from advkern.conversion import worth
 from advkern.conversion.swap import Converted
+
+
+@pytest.fixture(autouse=True)
+def small_calls_take_the_kernels():
+    """The models here are small; what a converted one does with small calls is tested in test_calls.py."""
+    with worth.whatever_the_size():
+        yield
+
 
 CASES = pytest.mark.parametrize("name", models.CASES)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import torch
@@ -10,10 +9,13 @@ from torch import Tensor
 
 from advkern.adjacency import edge_index_as_graph
 from advkern.conversion.rule import Rule, library_class
-from advkern.conversion.swap import Converted, hooked, is_plain_tensor
+from advkern.conversion.swap import Converted, eagerly, hooked, is_plain_tensor
+from advkern.conversion.worth import graph_pays, pays
 from advkern.graph import Graph
 from advkern.nn import GATConv, GCNConv
 from advkern.nn.gcn import _convolve
+
+_CACHED_EDGES = 1024  # with fewer, PyG's cached layer is as fast
 
 
 class ConvertedGCNConv(Converted):
@@ -25,12 +27,13 @@ class ConvertedGCNConv(Converted):
         if not _serves(own, x, edge_index):
             return super().forward(x, edge_index, edge_weight)
         if own.cached and own.normalize:
-            if own._cached_edge_index is None:
-                with torch.no_grad() if edge_weight is None else contextlib.nullcontext():
-                    super().forward(x, edge_index, edge_weight)  # for the graph that it keeps, which all calls take
-            kept, weight = own._cached_edge_index
+            kept, weight = own._cached_edge_index or (None, None)
+            if kept is None or not pays(kept.shape[1], _CACHED_EDGES):
+                return super().forward(x, edge_index, edge_weight)  # keeps the graph that all later calls take
             graph = edge_index_as_graph(kept, weight, x.shape[0])
             return _convolve(graph, x, own.lin.weight.t(), own.bias, None, None)
+        if not graph_pays(own, edge_index, edge_index.shape[1]):
+            return super().forward(x, edge_index, edge_weight)
         if own.add_self_loops and (
             _has_repeated_loops(edge_index, x.shape[0])
             or (own.improved and edge_weight is None)  # then PyG adds loops of weight 1, not 2
@@ -56,6 +59,7 @@ class ConvertedGATConv(Converted):
             size is not None
             or return_attention_weights is not None
             or not _serves(own, x, edge_index)
+            or not graph_pays(own, edge_index, edge_index.shape[1])
             or (own.add_self_loops and _has_repeated_loops(edge_index, x.shape[0]))
         ):
             return super().forward(x, edge_index, edge_attr, size, return_attention_weights)
@@ -77,6 +81,7 @@ def _message_hooks(own: Any) -> bool:
     return any(own.__dict__.get(f"_{step}_forward{when}_hooks") for step in steps for when in ("", "_pre"))
 
 
+@eagerly
 def _has_repeated_loops(edge_index: Tensor, num_nodes: int) -> bool:
     """PyG makes one of a node's several self loops, ours keeps them all; looked at once a graph."""
     graph = edge_index_as_graph(edge_index, None, num_nodes)
@@ -119,7 +124,9 @@ def _convolution_probe(module: Any, generator: torch.Generator) -> tuple[Any, ..
     return *_attention_probe(module, generator), weight
 
 
-_SAYS = "on the kernel of {}; other inputs than plain ids, repeated self loops{} and compiled code are PyG's"
+_SAYS = (
+    "{}; inputs that are no plain ids, small graphs at first sight, repeated self loops{} and compiled code are PyG's"
+)
 
 RULES = [
     Rule(
@@ -127,7 +134,7 @@ RULES = [
         ConvertedGCNConv,
         _refusal,
         _convolution_probe,
-        _SAYS.format("gcn_aggregate", ""),
+        _SAYS.format("gcn_aggregate", ", the first call of a cached layer"),
     ),
     Rule(
         library_class("torch_geometric.nn.conv.gat_conv.GATConv"),

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from advkern.conversion.rule import Rule, library_class
 from advkern.conversion.swap import Converted, hooked, is_plain_tensor
+from advkern.conversion.worth import attention_pays
 from advkern.ops.vit_attention import vit_attention
 
 
@@ -20,6 +21,8 @@ class ConvertedTimmAttention(Converted):
         own: Any = self
         masked = any(value is not None and value is not False for value in (*args, *kwargs.values()))
         if masked or not is_plain_tensor(x) or x.dim() != 3 or hooked(own.attn_drop):
+            return super().forward(x, *args, **kwargs)
+        if not attention_pays(x, own.num_heads):
             return super().forward(x, *args, **kwargs)
         qkv: Any = own.qkv(x).unflatten(-1, (3, own.num_heads, own.head_dim))
         if not _is_identity(own.q_norm) or not _is_identity(own.k_norm):
@@ -57,6 +60,6 @@ RULES = [
         ConvertedTimmAttention,
         _refusal,
         _probe,
-        "vit_attention; calls with attn_mask or is_causal are timm's",
+        "vit_attention; calls with attn_mask or is_causal, and small ones, are timm's",
     )
 ]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from advkern.conversion.rule import Rule, library_class
 from advkern.conversion.swap import Converted, hooked, is_plain_tensor
+from advkern.conversion.worth import attention_pays
 from advkern.ops.vit_attention import vit_attention
 
 
@@ -50,7 +51,9 @@ class ConvertedMultiheadAttention(Converted):
 
 
 def _is_sequence(query: Tensor, own: Any) -> bool:
-    return is_plain_tensor(query) and query.dim() == 3 and query.dtype == own.in_proj_weight.dtype
+    if not is_plain_tensor(query) or query.dim() != 3 or query.dtype != own.in_proj_weight.dtype:
+        return False
+    return attention_pays(query, own.num_heads)
 
 
 def _is_padding(mask: Tensor | None) -> bool:
@@ -78,7 +81,7 @@ RULES = [
         ConvertedMultiheadAttention,
         _refusal,
         _probe,
-        "vit_attention where query, key and value are one tensor, need_weights=False, without attn_mask; all other "
-        "calls, and the one fused function of TransformerEncoderLayer in eval without gradients, are torch's",
+        "vit_attention where query, key and value are one tensor, need_weights=False, without attn_mask; small and all "
+        "other calls, and what TransformerEncoderLayer does as one function in eval without gradients, are torch's",
     )
 ]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from advkern.conversion.rule import Rule, tutorial_class
 from advkern.conversion.swap import Converted, hooked, is_plain_tensor
+from advkern.conversion.worth import attention_pays
 from advkern.nn import MultiHeadSelfAttention
 
 
@@ -19,6 +20,8 @@ class ConvertedSelfAttention(Converted):
         """Attend from ``x: [B, N, embed_dim]`` to itself: the output and the attention."""
         own: Any = self
         if not is_plain_tensor(x) or x.dim() != 3 or hooked(own.attention_dropout):
+            return super().forward(x)
+        if not attention_pays(x, own.num_heads):
             return super().forward(x)
         return MultiHeadSelfAttention.forward(own, x)
 
@@ -40,7 +43,7 @@ RULES = [
         ConvertedSelfAttention,
         _refusal,
         _probe,
-        "vit_attention, with the attention before dropout and computed when it is read",
+        "vit_attention, with the attention before dropout and computed when it is read; its own lines for small calls",
         dropouts=lambda module: [module.attention_dropout.p, module.proj_dropout.p],
     )
 ]

@@ -9,11 +9,16 @@ from torch import Tensor, nn
 
 from advkern.adjacency import as_graph
 from advkern.conversion.rule import Rule, tutorial_class
-from advkern.conversion.swap import Converted, hooked
+from advkern.conversion.swap import Converted, eagerly, hooked
+from advkern.conversion.worth import graph_pays, pays, takes_gradients
 from advkern.graph import Graph
 from advkern.nn import GAT, GraphAttentionLayer
 from advkern.nn.gat import _positive
 from advkern.nn.gcn import _convolve
+
+_ENTRIES = 2048  # of a sparse adjacency
+_ENTRIES_OF_CSR = 65536
+_PAIRS = 10000  # heads x nodes x nodes
 
 
 class ConvertedGraphConvolutionLayer(Converted):
@@ -23,9 +28,13 @@ class ConvertedGraphConvolutionLayer(Converted):
         """Convolve ``x: [N, in_features]``."""
         own: Any = self
         sparse = isinstance(adj, Tensor) and adj.layout != torch.strided and adj.shape[0] == adj.shape[1]
-        if not sparse or adj.dtype != x.dtype:
+        if not sparse or adj.dtype != x.dtype or torch.compiler.is_compiling():
             return super().forward(x, adj)
-        return _convolve(as_graph(adj), x, own.weight, own.bias, None, None)
+        entries = adj._nnz()
+        tuned = adj.layout == torch.sparse_csr and not takes_gradients(self, x)  # MKL's, which has no such backward
+        if not pays(entries, _ENTRIES_OF_CSR if tuned else _ENTRIES) or not graph_pays(self, adj, entries):
+            return super().forward(x, adj)
+        return _convolve(eagerly(as_graph)(adj), x, own.weight, own.bias, None, None)
 
 
 class ConvertedGraphAttentionLayer(Converted):
@@ -34,8 +43,8 @@ class ConvertedGraphAttentionLayer(Converted):
     def forward(self, x: Tensor, adj: Any, *, need_weights: bool = True) -> Any:
         """Attend from ``x: [N, in_features]`` to neighbours: the features and the attention."""
         own: Any = self
-        graph = _graph_without_lonely_nodes(adj)
-        if graph is None or hooked(own.leakyrelu):
+        graph = None if hooked(own.leakyrelu) else _graph_without_lonely_nodes(own, adj, heads=1)
+        if graph is None:
             return super().forward(x, adj)
         return GraphAttentionLayer.forward(own, x, graph, need_weights=need_weights)
 
@@ -48,18 +57,23 @@ class ConvertedGAT(Converted):
     def forward(self, x: Tensor, adj: Any) -> Any:
         """Return log-probabilities and the attention of the heads."""
         own: Any = self
-        graph = _graph_without_lonely_nodes(adj)
         heads = list(own.attention_heads)
-        if graph is None or hooked(own.attention_heads, *heads) or not _alike(heads):
+        apart = hooked(own.attention_heads, *heads) or not _alike(heads)
+        graph = None if apart else _graph_without_lonely_nodes(own, adj, len(heads))
+        if graph is None:
             return super().forward(x, adj)
         return GAT.forward(own, x, graph)
 
 
-def _graph_without_lonely_nodes(adj: Any) -> Graph | None:
+@eagerly
+def _graph_without_lonely_nodes(layer: nn.Module, adj: Any, heads: int) -> Graph | None:
     """The positive entries of ``adj``; None where the tutorial lets a node without neighbours attend to all."""
     if isinstance(adj, Graph):
         return adj  # of a GAT, which has looked at it
     if not isinstance(adj, Tensor) or adj.dim() != 2 or adj.shape[0] != adj.shape[1] or torch.compiler.is_compiling():
+        return None
+    pairs = heads * adj.shape[0] ** 2  # what the tutorial's lines compute, so that here too a small graph may not pay
+    if not pays(pairs, _PAIRS) or not graph_pays(layer, adj, pairs):
         return None
     graph = _positive(adj)
     lonely = graph._once("lonely nodes", lambda: bool((graph.rowptr.diff() == 0).any()))
@@ -104,13 +118,15 @@ def _gat_dropouts(module: Any) -> list[float]:
     return [*attention, ConvertedGAT.dropout]
 
 
+_OWN_LINES = "its own lines where a node has no neighbours, on small graphs, or compiled"
+
 RULES = [
     Rule(
         tutorial_class("GraphConvolutionLayer", parameters=("weight", "bias")),
         ConvertedGraphConvolutionLayer,
         _convolution_refusal,
         lambda module, generator: _graph_inputs(module.weight.shape[0], generator),
-        "gcn_aggregate, where adj is sparse and of x's type; its own lines elsewhere",
+        "gcn_aggregate, where adj is sparse, of x's type and large; its own lines elsewhere",
         dropouts=lambda module: [],
     ),
     Rule(
@@ -118,7 +134,7 @@ RULES = [
         ConvertedGraphAttentionLayer,
         _attention_refusal,
         lambda module, generator: _graph_inputs(module.W.shape[0], generator),
-        "gat_attention, with the attention before dropout; its own lines where a node has no neighbours, or compiled",
+        f"gat_attention, with the attention before dropout; {_OWN_LINES}",
         dropouts=lambda module: [module.dropout],
     ),
     Rule(
@@ -126,7 +142,7 @@ RULES = [
         ConvertedGAT,
         _gat_refusal,
         lambda module, generator: _graph_inputs(module.attention_heads[0].W.shape[0], generator),
-        "all heads in one gat_attention; its own lines where a node has no neighbours, or compiled",
+        f"all heads in one gat_attention; {_OWN_LINES}",
         dropouts=_gat_dropouts,
     ),
 ]

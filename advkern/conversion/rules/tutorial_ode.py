@@ -9,8 +9,13 @@ from torch import Tensor, nn
 
 from advkern.conversion.rule import Rule, tutorial_class
 from advkern.conversion.swap import Converted, is_plain_tensor
+from advkern.conversion.worth import pays
 from advkern.nn.ode import network_weights
 from advkern.ops._odeint import integrate
+
+_STAGES = {"euler": 1, "rk4": 4}  # evaluations a step, of the tutorial's solvers
+_EVALUATIONS = 4  # with fewer, the function's own call is as fast
+_WIDEST = 512  # channels inside the network: beyond, the products of BLAS are faster than the kernel's
 
 
 class ConvertedNeuralODE(Converted):
@@ -23,7 +28,8 @@ class ConvertedNeuralODE(Converted):
         numbers = isinstance(t0, (int, float)) and isinstance(t1, (int, float))
         steps = int((t1 - t0) / own.step_size) if numbers and own.step_size > 0 else 0
         network = _Network(own.func)
-        if steps < 1 or not is_plain_tensor(x) or isinstance(network.fused_weights(), str):
+        known = own.solver in _STAGES and is_plain_tensor(x) and not isinstance(network.fused_weights(), str)
+        if steps < 1 or not known or not pays(steps * _STAGES[own.solver], _EVALUATIONS):
             return super().forward(x, t_span)
         span = (t0, t0 + steps * own.step_size)
         return integrate(network, x, span, own.solver, own.step_size, final_only=True)  # type: ignore[return-value]
@@ -43,18 +49,21 @@ class _Network:
 
 
 def _refusal(module: Any) -> str | None:
-    if module.solver not in ("euler", "rk4"):
+    if module.solver not in _STAGES:
         return f"solver {module.solver!r} is none of the tutorial's"
     if type(module.func).__name__ != "ODEFunc":
         return f"its func is a {type(module.func).__name__}, no ODEFunc: its steps have no kernel"
     weights = network_weights(module.func)
-    return weights if isinstance(weights, str) else None
+    if isinstance(weights, str):
+        return weights
+    width = max(weights[0].shape)
+    return None if width <= _WIDEST else f"{width} channels inside: beyond {_WIDEST} its own products are faster"
 
 
 def _probe(module: Any, generator: torch.Generator) -> tuple[Any, ...]:
     width = module.func.net[0].in_features
     x = torch.randn(3, width, generator=generator, dtype=torch.float64)
-    return x, (0.25, 0.25 + 3.5 * module.step_size)  # of three and a half steps it takes three
+    return x, (0.25, 0.25 + 4.5 * module.step_size)  # of four and a half steps it takes four
 
 
 RULES = [
@@ -63,7 +72,7 @@ RULES = [
         ConvertedNeuralODE,
         _refusal,
         _probe,
-        "all steps in one kernel, as many as it took; its own lines where times are tensors or no step fits",
+        "all steps in one kernel, as many as it took; its own lines where times are tensors or steps are few",
         dropouts=lambda module: [],
     )
 ]
