@@ -141,7 +141,7 @@ def _trajectory(func: ODEFunc, start: Tensor, years: float, points: int) -> Tens
 
 
 def _fit(func: ODEFunc) -> Figure:
-    figure = Figure(figsize=(6.8, 5.3), layout="constrained")
+    figure = Figure(figsize=(6.8, 5.6), layout="constrained")
     years = range(FIRST_YEAR, FIRST_YEAR + len(HARES))
     measured = {name: (years, values) for name, values in (("hares", HARES), ("lynxes", LYNXES))}
     fitted: dict[str, list[tuple[list[float], list[float]]]] = {name: [] for name in measured}

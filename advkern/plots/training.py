@@ -42,6 +42,7 @@ def training_curves(
         if len(runs) > 1:
             ax.fill_between(epochs, runs.min(axis=0), runs.max(axis=0), color=color, alpha=0.15, linewidth=0)
     ax.set(xlabel="epoch", ylabel=quantity)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False)
     return ax
