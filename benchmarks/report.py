@@ -221,7 +221,39 @@ def vit_attention() -> Iterator[str]:
         yield ""
 
 
+def efficientnet() -> Iterator[str]:
+    """EfficientNet-B0 beside timm's and torchvision's."""
+    for machine, results in _results("efficientnet"):
+        rows = [row for row in results["rows"].values() if not row["work"].startswith("squeeze")]
+        yield f"{machine}, float32, {rows[0]['graph']}, channels last. {HOW}"
+        yield ""
+        yield "| work | threads | ours | timm | torchvision | tutorial's blocks | error, ours / torchvision |"
+        yield "|---|--:|--:|--:|--:|--:|--:|"
+        for row in sorted(rows, key=_order):
+            cells = " | ".join(_times(row["ratios"].get(name)) for name in ("timm", "torchvision", "tutorial"))
+            told = " / ".join(f"{row['errors'][n]:.0e}" for n in ("advkern", "torchvision") if n in row["errors"])
+            yield f"| {row['work']} | {row['threads']} | {_ms(row)} | {cells} | {told} |"
+        yield ""
+
+
+def squeeze_excite() -> Iterator[str]:
+    """All squeezes of B0: what fusing them would give."""
+    for machine, results in _results("efficientnet"):
+        rows = [row for row in results["rows"].values() if row["work"].startswith("squeeze")]
+        yield f"{machine}, float32, the sixteen of {rows[0]['graph']}, channels last. {HOW}"
+        yield ""
+        yield "| work | threads | ours | tutorial's lines | these fused by Inductor | error, ours / tutorial |"
+        yield "|---|--:|--:|--:|--:|--:|"
+        for row in sorted(rows, key=_order):
+            cells = " | ".join(_times(row["ratios"].get(name)) for name in ("tutorial", "inductor"))
+            told = " / ".join(f"{row['errors'][name]:.0e}" for name in ("advkern", "tutorial"))
+            yield f"| {row['work']} | {row['threads']} | {_ms(row)} | {cells} | {told} |"
+        yield ""
+
+
 TABLES = {
+    "efficientnet": efficientnet,
+    "squeeze_excite": squeeze_excite,
     "integration": integration,
     "integration_all": integration_all,
     "aggregation": aggregation,

@@ -326,6 +326,24 @@ def test_blocks_refuse_what_cannot_be_cut(ax, shape, num_patches, tokens, messag
         plots.cross_modal_blocks(np.zeros(shape), num_patches, ax, tokens=tokens)
 
 
+SCALED = {"b0": {"params": 5e6, "flops": 4e8}, "b1": {"params": 8e6, "flops": 7e8}}
+
+
+def test_scaling_draws_accuracy_over_both_costs(ax):
+    assert plots.compound_scaling(SCALED, {"b0": 77.0, "b1": 79.0}, ax) is ax
+    params, flops = ax.lines
+    assert params.get_xydata().tolist() == [[5e6, 77], [8e6, 79]]
+    assert flops.get_xydata().tolist() == [[4e8, 77], [7e8, 79]]
+    assert texts(ax) == ["parameters", "multiply-adds of an image"]
+    assert [text.get_text() for text in ax.texts] == ["B0", "B1"] * 2
+    assert ax.get_xscale() == "log"
+
+
+def test_scaling_wants_an_accuracy_of_every_network(ax):
+    with pytest.raises(ValueError, match="accuracies: expected one for each of b0, b1, got none for b1"):
+        plots.compound_scaling(SCALED, {"b0": 77.0}, ax)
+
+
 def test_current_axes_are_the_default(monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "agg")
     import matplotlib.pyplot as plt

@@ -52,7 +52,7 @@ class Experiment:
 
     model: str
     data: Data
-    op: str  # the op whose backend the table names
+    op: str | None  # the op whose backend the table names; None where torch's own layers do it all
     ours: Contender
     twin: Contender
     epochs: int = 200
@@ -215,7 +215,7 @@ def _row(experiment: Experiment, ours: list[Training], twin: list[Training]) -> 
         peak_bytes=_step_peak(experiment, experiment.ours, copy.deepcopy(ours[-1].model)),
         twin_peak_bytes=_step_peak(experiment, experiment.twin, copy.deepcopy(twin[-1].model)),
         max_difference=max(_difference(experiment, training.model) for training in ours),
-        backend=backend.choose(experiment.op, device.type),
+        backend=backend.choose(experiment.op, device.type) if experiment.op else "torch",
         parameters=sum(p.numel() for p in ours[0].model.parameters()),
         seeds=len(ours),
         epochs=experiment.epochs,

@@ -5,6 +5,7 @@ from advkern.plots.attention import attention_map, cross_modal_blocks
 from advkern.plots.dynamics import fit, trajectories, vector_field
 from advkern.plots.graphs import graph
 from advkern.plots.images import class_token_attention, patch_grid
+from advkern.plots.scaling import compound_scaling
 from advkern.plots.sizes import model_sizes
 from advkern.plots.training import training_curves
 
@@ -13,6 +14,7 @@ __all__ = [
     "MissingExtraError",
     "attention_map",
     "class_token_attention",
+    "compound_scaling",
     "cross_modal_blocks",
     "demo_extra",
     "fit",
