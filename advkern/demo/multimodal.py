@@ -91,14 +91,15 @@ def pictures(result: Result, text: Tensor) -> dict[str, Figure]:
         _, maps = model.eval()(data.features[rows], text[rows], return_embeddings=True)
         answers = model(data.features[rows], text[rows]).argmax(dim=1).tolist()
     attention = maps[-1].mean_heads().cpu()
-    figure = Figure(figsize=(13, 6), layout="constrained")
+    figure = Figure(figsize=(13, 4.8), layout="constrained")
     figure.suptitle(f"{result.row.model}: attention between patches and words, last block, mean over heads")
     picture, *blocks = figure.subplots(1, 3, width_ratios=(2, 3, 3))
-    plots.patch_grid(data.features[rows[0], 0].cpu(), PATCH, picture, cmap="gray_r")
+    plots.patch_grid(data.features[rows[0], 0].cpu(), PATCH, picture, cmap="gray_r").set_title("the image")
     for k, ax in enumerate(blocks):
         words = [WORDS[i] for i in text[rows[k]].tolist()]
         plots.cross_modal_blocks(attention[k], attention.shape[-1] - LENGTH, ax, tokens=words)
         ax.set_title(f"{' '.join(words[:-1])}? {data.classes[answers[k]]}")
+        figure.colorbar(ax.images[0], ax=ax, shrink=0.7, label="attention")
     return {"multimodal_blocks.png": figure}
 
 
