@@ -1,4 +1,4 @@
-"""``advkern info | demo``, also ``python -m advkern``."""
+"""``advkern info | demo | selftest``, also ``python -m advkern``."""
 
 from __future__ import annotations
 
@@ -47,12 +47,19 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(run=_info)
 
     demo = commands.add_parser("demo", help="each model, trained on real data beside its eager twin")
-    demo.add_argument("--output", type=Path, default="advkern-demo", help="folder of the PNGs (%(default)s)")
+    demo.add_argument(
+        "--output", type=Path, default="advkern-demo", help="folder of report.html and PNGs (%(default)s)"
+    )
     demo.add_argument("--only", nargs="+", type=_model, metavar="MODEL", help="these models instead of all")
     demo.add_argument("--device", type=_device, default=_default_device(), help="cpu or cuda (%(default)s)")
     demo.add_argument("--quick", action="store_true", help="one seed, a quarter of the epochs")
     demo.add_argument("--json", action="store_true", help="print JSON in place of the table")
     demo.set_defaults(run=_demo)
+
+    selftest = commands.add_parser("selftest", help="each op on each backend that can run here, against float64")
+    selftest.add_argument("--only", nargs="+", type=_op, metavar="OP", default=(), help="these ops instead of all")
+    selftest.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    selftest.set_defaults(run=_selftest)
     return parser
 
 
@@ -75,7 +82,7 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from advkern.demo import pictures, runner, table
+    from advkern.demo import pictures, report, runner, table
 
     try:  # now, not after the training
         args.output.mkdir(parents=True, exist_ok=True)
@@ -83,14 +90,36 @@ def _demo(args: argparse.Namespace) -> int:
         return _failed(f"--output: {error}", 2)
     experiments = runner.collect(args.only or runner.discover(), args.device, quick=args.quick)
     results = runner.run(experiments, seeds=1 if args.quick else runner.SEEDS)
-    saved = pictures.save(results, args.output)
     rows = [result.row for result in results]
+    page, saved = report.write(rows, pictures.collect(results), args.device, args.output)
     if args.json:
-        print(table.as_json(rows, args.device, saved))
+        print(table.as_json(rows, args.device, page, saved))
     else:
         table.show(rows, args.device)
-        print("Saved:", *saved)
+        print(f"Report: {page}, and its {len(saved)} pictures beside it")
     return 0
+
+
+def _selftest(args: argparse.Namespace) -> int:
+    from advkern import selftest
+
+    report = selftest.run(args.only, _progress)
+    _progress("")
+    print(selftest.as_json(report) if args.json else selftest.as_text(report))
+    return 0 if report.passed else 1
+
+
+def _progress(what: str) -> None:
+    """Show one line that the next one covers, where stderr is a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r{what:<60}\r", end="", file=sys.stderr, flush=True)
+
+
+def _op(name: str) -> str:
+    """A name that the self-test knows."""
+    if name not in (known := advkern.backend.registered_ops()):
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(known)}, got {name!r}")
+    return name
 
 
 def _model(name: str) -> str:

@@ -351,7 +351,7 @@ def _check_degree(degree: Tensor) -> None:
         bad = int((~(degree >= 0)).nonzero()[0])
         raise ValueError(
             "weight: expected every node's degree (its row's sum) to be at least 0 for a normalisation, "
-            f"got {float(degree[bad])} at node {bad}"
+            f"got {float(degree.detach()[bad])} at node {bad}"
         )
 
 

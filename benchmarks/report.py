@@ -1,6 +1,6 @@
-"""Turn ``benchmarks/results`` into the tables of README.md and docs/performance.md.
+"""Turn ``benchmarks/results`` into the tables of README.md and docs/performance.md, and pictures in docs/performance/.
 
-usage: python benchmarks/report.py [--check]     --check: write nothing, fail where a table is stale
+usage: python benchmarks/report.py [--check]     --check: write nothing, fail where a table or a picture is stale
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pictures
+
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results"
+PICTURES = ROOT / "docs/performance"
+SHOWN = "pictures_"  # before an op's name: its pictures, in place of a table
 DOCUMENTS = ("README.md", "docs/performance.md")
 HUGE = "[huge_pages]"
 HOW_FEW = "The least of two to seven samples each, all in one run; a ratio is the peer's time over ours."
@@ -34,14 +39,33 @@ def main(argv: list[str]) -> int:
             stale.append(name)
             if not check:
                 path.write_text(fresh)
+    for results in sorted(RESULTS.glob("*/*.json")):
+        picture = _picture_of(results)
+        if not pictures.is_fresh(picture, results):
+            stale.append(str(picture.relative_to(ROOT)))
+            if not check:
+                picture.parent.mkdir(parents=True, exist_ok=True)
+                picture.write_bytes(pictures.draw(results))
     if check and stale:
-        print(f"stale tables in {', '.join(stale)}: run python benchmarks/report.py")
+        print(f"stale: {', '.join(stale)}: run python benchmarks/report.py")
         return 1
     return 0
 
 
 def _replace(match: re.Match[str]) -> str:
-    return match[1] + "\n".join(TABLES[match[2]]()) + "\n" + match[3]
+    name = match[2]
+    lines = _shown(name.removeprefix(SHOWN)) if name.startswith(SHOWN) else TABLES[name]()
+    return match[1] + "\n".join(lines) + "\n" + match[3]
+
+
+def _picture_of(results: Path) -> Path:
+    return PICTURES / results.parent.name / f"{results.stem}.png"
+
+
+def _shown(op: str) -> Iterator[str]:
+    for results in sorted(RESULTS.glob(f"*/{op}.json")):
+        target = _picture_of(results).relative_to(PICTURES.parent)
+        yield f"![{op} beside its peers, {results.parent.name}]({target})"
 
 
 def aggregation() -> Iterator[str]:
@@ -251,7 +275,39 @@ def _weighed(rows: dict[str, Any]) -> list[dict[str, Any]]:
     return [row for test, row in rows.items() if not test.endswith(HUGE) and "peak_bytes" in row]
 
 
+def efficientnet() -> Iterator[str]:
+    """EfficientNet-B0 beside timm's and torchvision's."""
+    for machine, results in _results("efficientnet"):
+        rows = [row for row in results["rows"].values() if not row["work"].startswith("squeeze")]
+        yield f"{machine}, float32, {rows[0]['graph']}, channels last. {HOW}"
+        yield ""
+        yield "| work | threads | ours | timm | torchvision | tutorial's blocks | error, ours / torchvision |"
+        yield "|---|--:|--:|--:|--:|--:|--:|"
+        for row in sorted(rows, key=_order):
+            cells = " | ".join(_times(row["ratios"].get(name)) for name in ("timm", "torchvision", "tutorial"))
+            told = " / ".join(f"{row['errors'][n]:.0e}" for n in ("advkern", "torchvision") if n in row["errors"])
+            yield f"| {row['work']} | {row['threads']} | {_ms(row)} | {cells} | {told} |"
+        yield ""
+
+
+def squeeze_excite() -> Iterator[str]:
+    """All squeezes of B0: what fusing them would give."""
+    for machine, results in _results("efficientnet"):
+        rows = [row for row in results["rows"].values() if row["work"].startswith("squeeze")]
+        yield f"{machine}, float32, the sixteen of {rows[0]['graph']}, channels last. {HOW}"
+        yield ""
+        yield "| work | threads | ours | tutorial's lines | these fused by Inductor | error, ours / tutorial |"
+        yield "|---|--:|--:|--:|--:|--:|"
+        for row in sorted(rows, key=_order):
+            cells = " | ".join(_times(row["ratios"].get(name)) for name in ("tutorial", "inductor"))
+            told = " / ".join(f"{row['errors'][name]:.0e}" for name in ("advkern", "tutorial"))
+            yield f"| {row['work']} | {row['threads']} | {_ms(row)} | {cells} | {told} |"
+        yield ""
+
+
 TABLES = {
+    "efficientnet": efficientnet,
+    "squeeze_excite": squeeze_excite,
     "integration": integration,
     "integration_all": integration_all,
     "aggregation": aggregation,
@@ -267,7 +323,7 @@ TABLES = {
 
 
 def _results(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for path in sorted((ROOT / "benchmarks/results").glob(f"*/{name}.json")):
+    for path in sorted(RESULTS.glob(f"*/{name}.json")):
         results = json.loads(path.read_text())
         machine = results["machine"]
         yield f"{machine['cpu']}, {machine['cores']} cores ({machine['isa']}), torch {machine['torch']}", results

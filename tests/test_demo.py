@@ -1,9 +1,13 @@
 """The demo, run in its quick form through the command line, and the parts that keep it fair."""
 
+import base64
 import contextlib
 import io
 import json
+import re
 from dataclasses import fields, replace
+from html.parser import HTMLParser
+from pathlib import Path
 
 import matplotlib.image
 import networkx as nx
@@ -16,6 +20,8 @@ from advkern import backend, demo
 from advkern.cli import main
 from advkern.demo import gcn, multimodal, runner, table, vit
 from advkern.demo.data import Data, digit_images, digits, karate, labelled
+from advkern.demo.picture import Figure, Picture
+from advkern.demo.report import write
 
 CPU = torch.device("cpu")
 ACCURACY = {"karate": 0.85, "digits": 0.9, "asked digits": 0.5}  # measured: 1.0, 0.96 and 0.64
@@ -81,26 +87,134 @@ def test_backend_follows_the_choice(small):
         assert runner.run([small], seeds=1)[0].row.backend == "torch"
 
 
+ROW = runner.Row(
+    *("GCN", "karate", 0.923, 0.012, 0.9, 0.034, 1.5, 3.0, 2.0),
+    *(1_250_000, 4_500_000, 1.26e-6, "cpu", 594, 3, 200),
+)
 PICTURES = [
-    "karate_graph.png",
-    "digits_graph.png",
-    "hare_and_lynx_fit.png",
-    "hare_and_lynx_field.png",
-    "vit_patches.png",
-    "vit_class_token.png",
-    "multimodal_blocks.png",
-    "training_curves.png",
+    "karate_graph",
+    "digits_graph",
+    "karate_attention",
+    "digits_attention",
+    "hare_and_lynx_fit",
+    "hare_and_lynx_field",
+    "vit_patches",
+    "vit_class_token",
+    "multimodal_blocks",
+    "model_sizes",
+    "training_curves",
 ]
 
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures_are_images_with_something_on_them(report, name):
-    path = report["folder"] / name
+    path = report["folder"] / f"{name}.png"
     assert str(path) in report["pictures"]
     pixels = matplotlib.image.imread(path)
     height, width = pixels.shape[:2]
-    assert 600 <= height <= 6000 and 1000 <= width <= 3000
+    assert 400 <= height <= 8000 and 1000 <= width <= 3000
     assert pixels[..., :3].std() > 0.05
+
+
+class Page(HTMLParser):
+    """What a page refers to, and what is written on it."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.references, self.figures, self.cells, self.words = [], [], [], []
+        self.open, self.unclosed = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.references += [attributes[name] for name in ("src", "srcset", "href") if name in attributes]
+        if tag not in ("meta", "img", "source", "br"):
+            self.open.append(tag)
+        if tag == "figure":
+            self.figures.append(attributes["id"])
+        if tag in ("td", "th"):
+            self.cells.append("")
+
+    def handle_endtag(self, tag):
+        if self.open.pop() != tag:
+            self.unclosed.append(tag)
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.cells[-1] += data
+
+
+@pytest.fixture(scope="module")
+def page(report):
+    return Page((report["folder"] / "report.html").read_text(encoding="utf-8"))
+
+
+def test_page_needs_nothing_beside_itself(report, page):
+    text = (report["folder"] / "report.html").read_text(encoding="utf-8")
+    assert report["report"] == str(report["folder"] / "report.html")
+    assert page.references and all(each.startswith("data:image/png;base64,") for each in page.references)
+    for outside in ("http:", "https:", "//cdn", "@import", "url(", "<script", "<link"):
+        assert outside not in text
+    assert page.open == page.unclosed == []
+
+
+def test_page_holds_every_picture_in_light_and_dark(report, page):
+    assert page.figures == [Path(path).stem for path in report["pictures"]]
+    assert set(PICTURES) <= set(page.figures)
+    assert len(set(page.references)) == 2 * len(page.figures)
+    for k, path in enumerate(report["pictures"]):
+        dark, light = (base64.b64decode(text.partition(",")[2]) for text in page.references[2 * k : 2 * k + 2])
+        assert light == Path(path).read_bytes()
+        corner = lambda png: matplotlib.image.imread(io.BytesIO(png))[0, 0, :3].mean()
+        assert corner(light) > 0.95 and corner(dark) < 0.2
+
+
+def test_page_holds_the_table_and_the_machine(report, page):
+    for row in report["rows"]:
+        for cell in (
+            row["model"],
+            row["data"],
+            f"{100 * row['accuracy']:.1f}",
+            f"{row['seconds']:.2f}",
+            row["backend"],
+        ):
+            assert cell in page.cells
+    words = " ".join(page.words)
+    for fact in ("Processor", torch.__version__, *backend.registered_ops()):
+        assert fact in words
+
+
+def test_every_picture_has_two_sentences(report):
+    text = (report["folder"] / "report.html").read_text(encoding="utf-8")
+    captions = re.findall("<figcaption>(.*?)</figcaption>", text)
+    assert len(captions) == len(report["pictures"])
+    for caption in captions:
+        assert len(re.findall(r"[.](?:\s|$)", caption)) == 2, caption
+
+
+def test_page_escapes_what_it_shows(tmp_path):
+    odd = replace(ROW, model="<b>&")
+    page, saved = write([odd], [Picture("a", "<i>", "One. Two.", lambda: Figure((1, 1)))], CPU, tmp_path)
+    text = page.read_text(encoding="utf-8")
+    assert "&lt;b&gt;&amp;" in text and "&lt;i&gt;" in text and "<b>&" not in text and "<i>" not in text
+    assert saved == [tmp_path / "a.png"]
+
+
+def test_steps_of_both_are_measured_alike(report):
+    for row in report["rows"]:
+        assert row["peak_bytes"] > 0 and row["twin_peak_bytes"] > 0
+        if row["model"] == "GAT":  # which holds no message an edge, unlike its twin
+            assert row["peak_bytes"] < row["twin_peak_bytes"]
+
+
+def test_peak_of_a_step_counts_gradients_and_activations(small):
+    model = small.twin.build()
+    before = [p.clone() for p in model.parameters()]
+    peak = runner._step_peak(small, small.twin, model)
+    gradients = 4 * sum(p.numel() for p in model.parameters())
+    assert gradients < peak < 100 * gradients
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
 
 
 def test_progress_bar_is_silent_without_a_terminal(report):
@@ -111,16 +225,27 @@ def test_table_and_pictures_are_told(small, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(runner, "collect", lambda only, device, *, quick: [small])
     assert main(["demo", "--output", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    for text in ("GCN", "karate", "accuracy %", "±", "ratio", "backend", "training_curves.png"):
+    for text in ("GCN", "karate", "accuracy %", "±", "ratio", "backend", "report.html"):
         assert text in printed
     assert "digits" not in printed
 
 
 def test_table_shows_every_number(capsys):
-    row = runner.Row("GCN", "karate", 0.923, 0.012, 0.9, 0.034, 1.5, 3.0, 2.0, 1.26e-6, "cpu", 3, 200)
-    table.show([row], CPU)
+    table.show([ROW], CPU)
     printed = capsys.readouterr().out
-    for text in ("92.3 ± 1.2", "90.0 ± 3.4", "1.50", "3.00", "2.00×", "1.3e-06", "cpu", "3 seeds"):
+    for text in (
+        "92.3 ± 1.2",
+        "90.0 ± 3.4",
+        "1.50",
+        "3.00",
+        "2.00×",
+        "1.25",
+        "4.5 ",
+        "1.3e-06",
+        "cpu",
+        "594",
+        "3 seeds",
+    ):
         assert text in printed
 
 
@@ -188,7 +313,7 @@ def test_a_later_model_is_one_new_file(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "__path__", [*demo.__path__, str(tmp_path)])
     found = runner.discover()
     assert {"gcn", "later_model"} <= set(found)
-    assert not {"runner", "data", "table", "pictures"} & set(found)
+    assert not {"runner", "data", "table", "picture", "pictures", "report"} & set(found)
     assert runner.collect(["later_model"], CPU) == [CPU]
 
 

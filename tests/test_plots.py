@@ -2,6 +2,7 @@
 
 import sys
 
+import matplotlib
 import networkx as nx
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from advkern import plots
+from advkern._text import engineering
 
 RING = nx.cycle_graph(6)
 
@@ -98,6 +100,137 @@ def test_curves_of_several_runs_are_a_mean_in_a_band(ax):
     band = ax.collections[0].get_paths()[0].vertices
     assert band[:, 1].min() == 1 and band[:, 1].max() == 9
     assert ax.get_ylabel() == "accuracy"
+
+
+def test_graph_writes_the_names_of_classes_amid_a_crowd(ax):
+    pos = {k: (k // 100, k % 100) for k in range(300)}
+    plots.graph(nx.empty_graph(300), [k // 100 for k in range(300)], ax, pos=pos, names={0: "a", 1: "b", 2: "c"})
+    assert [(text.get_text(), text.get_position()) for text in ax.texts] == [
+        ("a", (0, 49.5)),
+        ("b", (1, 49.5)),
+        ("c", (2, 49.5)),
+    ]
+
+
+def test_ink_and_paper_follow_the_style(ax):
+    with matplotlib.rc_context({"text.color": "#eeeeee", "figure.facecolor": "#111111"}):
+        plots.graph(RING, [0] * 6, ax, marked=[1])
+        plots.training_curves({"ours": [1.0], "twin": [1.0]}, ax)
+    assert to_hex(ax.collections[1].get_edgecolor()[0]) == "#111111"
+    assert to_hex(ax.collections[2].get_edgecolor()[0]) == "#eeeeee"
+    assert to_hex(ax.lines[1].get_color()) == "#eeeeee"
+
+
+def test_attention_is_a_heat_map_with_its_scale(ax):
+    attention = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
+    assert plots.attention_map(attention, ax) is ax
+    (image,) = ax.images
+    assert image.get_array().tolist() == attention.tolist()
+    assert image.get_clim() == (0, 1)
+    assert tuple(image.get_extent()) == (-0.5, 1.5, 1.5, -0.5)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("attended to", "attends")
+    assert len(ax.figure.axes) == 2
+
+
+def test_attention_without_its_scale(ax):
+    plots.attention_map(np.eye(2), ax, colorbar=False, vmax=2.0)
+    assert ax.figure.axes == [ax]
+    assert ax.images[0].get_clim() == (0, 2)
+
+
+def test_attention_tells_groups_by_name_and_border(ax):
+    plots.attention_map(np.eye(5), ax, groups=["a", "a", "b", "b", "b"])
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b"]
+    assert ax.get_xticks().tolist() == ax.get_yticks().tolist() == [0.5, 3]
+    assert sorted(tuple(line.get_xdata()) for line in ax.lines) == [(0, 1), (1.5, 1.5)]
+
+
+def test_attention_of_many_rows_loses_no_peak(ax):
+    attention = np.zeros((1501, 1501))
+    attention[[2, 700, 1500], [1500, 701, 2]] = 0.9
+    plots.attention_map(attention, ax)
+    shown = ax.images[0].get_array()
+    assert shown.shape == (400, 400)
+    assert (shown == 0.9).sum() == 3
+    assert shown[-1, 0] == shown[0, -1] == 0.9
+    assert ax.images[0].get_extent()[1] == 1500.5
+
+
+def test_attention_refuses_what_does_not_fit(ax):
+    with pytest.raises(ValueError, match=r"attention: expected \[rows, columns\], got shape \(2,\)"):
+        plots.attention_map(np.zeros(2), ax)
+    with pytest.raises(ValueError, match=r"groups: expected one for each row of a square map, got 1 for \(2, 2\)"):
+        plots.attention_map(np.eye(2), ax, groups=["a"])
+
+
+def test_vector_field_is_an_arrow_a_point(ax):
+    points, slopes = torch.tensor([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]), torch.ones(3, 2)
+    assert plots.vector_field(points, slopes, ax) is ax
+    (arrows,) = ax.collections
+    assert arrows.XY.tolist() == points.tolist()
+    assert arrows.U.tolist() == arrows.V.tolist() == [1, 1, 1]
+
+
+def test_vector_field_refuses_what_does_not_fit(ax):
+    with pytest.raises(ValueError, match=r"points: expected \[N, 2\], got shape \(3,\)"):
+        plots.vector_field(np.zeros(3), np.zeros(3), ax)
+    with pytest.raises(ValueError, match=r"slopes: expected \(3, 2\), as points, got shape \(2, 2\)"):
+        plots.vector_field(np.zeros((3, 2)), np.zeros((2, 2)), ax)
+
+
+def test_trajectories_are_a_line_each_from_start_to_end(ax):
+    paths = torch.arange(24.0).view(4, 3, 2)  # 3 paths of 4 times
+    assert plots.trajectories(paths, ax, label="paths") is ax
+    assert [line.get_xydata().tolist() for line in ax.lines] == [paths[:, k].tolist() for k in range(3)]
+    starts, ends = ax.collections
+    assert starts.get_offsets().tolist() == paths[0].tolist()
+    assert ends.get_offsets().tolist() == paths[-1].tolist()
+    ax.legend()
+    assert texts(ax) == ["paths", "start", "end"]
+
+
+def test_trajectories_refuse_what_is_no_path(ax):
+    with pytest.raises(ValueError, match=r"paths: expected \[T, N, 2\], got shape \(4, 2\)"):
+        plots.trajectories(np.zeros((4, 2)), ax)
+
+
+def test_fit_draws_dots_and_pieces_in_one_colour(ax):
+    measured = {"hares": ([0, 1], [2, 3]), "lynxes": ([0, 1], [4, 5])}
+    assert plots.fit(measured, {"lynxes": [([0, 1], [4, 4]), ([1, 2], [5, 5])]}, ax) is ax
+    hares, lynxes, first, second = ax.lines
+    assert hares.get_linestyle() == lynxes.get_linestyle() == "None"
+    assert hares.get_marker() != lynxes.get_marker()
+    assert first.get_color() == second.get_color() == lynxes.get_color() != hares.get_color()
+    assert second.get_xydata().tolist() == [[1, 5], [2, 5]]
+    assert texts(ax) == ["hares, measured", "lynxes, measured", "lynxes, model"]
+
+
+def test_fit_refuses_a_series_that_was_not_measured(ax):
+    with pytest.raises(ValueError, match=r"fitted: expected names out of \('a',\), got 'b'"):
+        plots.fit({"a": ([0], [1])}, {"b": []}, ax)
+
+
+def test_sizes_are_bars_with_their_numbers(ax):
+    assert plots.model_sizes({"GCN": 594, "ViT": 2_690_000, "ODE": 22}, ax) is ax
+    assert [bar.get_width() for bar in ax.patches] == [594, 2_690_000, 22]
+    assert [text.get_text() for text in ax.texts] == ["594", "2.69 M", "22"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["GCN", "ViT", "ODE"]
+    assert ax.get_xscale() == "log" and ax.yaxis_inverted()
+    low, high = ax.get_xlim()
+    assert low <= 22 and high > 2_690_000
+
+
+def test_sizes_refuse_what_has_no_logarithm(ax):
+    with pytest.raises(ValueError, match=r"sizes: expected positive numbers, got 0 for 'GCN'"):
+        plots.model_sizes({"GCN": 0}, ax)
+
+
+@pytest.mark.parametrize(
+    ("number", "written"),
+    [(0, "0"), (0.0123, "0.0123"), (7, "7"), (999, "999"), (999.9, "1 k"), (12_345, "12.3 k"), (2.5e12, "2.5 T")],
+)
+def test_numbers_are_written_with_three_digits_and_a_prefix(number, written):
+    assert engineering(number) == written
 
 
 def lines(collection):
@@ -201,6 +334,11 @@ def test_current_axes_are_the_default(monkeypatch):
     _, (_, current) = plt.subplots(1, 2)
     assert plots.training_curves({"ours": [1.0]}) is current
     assert plots.graph(RING) is current
+    assert plots.attention_map(np.eye(2)) is current
+    assert plots.vector_field(np.eye(2), np.eye(2)) is current
+    assert plots.trajectories(np.zeros((1, 1, 2))) is current
+    assert plots.fit({}, {}) is current
+    assert plots.model_sizes({"GCN": 1}) is current
     assert plots.patch_grid(np.zeros((4, 4)), 2) is current
     assert plots.class_token_attention(np.zeros((4, 4)), np.ones(5)) is current
     assert plots.cross_modal_blocks(np.ones((3, 3)), 2) is current

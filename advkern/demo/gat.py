@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from advkern import plots
 from advkern.demo.data import Data, digits, karate
+from advkern.demo.picture import Figure, Picture
 from advkern.demo.runner import Contender, Experiment
 from advkern.graph import Graph
 from advkern.nn import GAT
@@ -34,16 +36,36 @@ def _experiment(data: Data) -> Experiment:
             scores=lambda model, rows: model(x, edges)[rows],
         ),
         learning_rate=0.005,
-        attention=lambda model: attention(model, data),
+        pictures=lambda result: [picture(result.ours[-1].model, data)],
     )
 
 
-def attention(model: nn.Module, data: Data) -> Tensor:  # [N, N]
-    """The attention of the first head of a trained model."""
+def picture(model: nn.Module, data: Data) -> Picture:
+    """The attention of the first head of a trained model as a heat map, nodes sorted by class."""
     graph = Graph.from_networkx(data.network).to(data.features.device).with_self_loops()
     with torch.no_grad():
         _, maps = model.eval()(data.features, graph)
-    return maps[0].dense()
+    labels = data.labels.cpu()
+    order = labels.argsort(stable=True)
+    attention = maps[0].dense().cpu()[order][:, order]
+    groups = [data.classes[k] for k in labels[order]]
+    same = labels[order, None] == labels[order]
+    inside = float((attention * same).sum() / attention.sum())
+
+    def draw() -> Figure:
+        figure = Figure(figsize=(6.8, 5.6), layout="constrained")
+        ax = plots.attention_map(attention, figure.subplots(), groups=groups)
+        ax.set(xlabel="attended to, by class", ylabel="node, by class")
+        return figure
+
+    return Picture(
+        name=f"{data.name}_attention",
+        title=f"Attention of a head of GAT on {data.name}",
+        caption="A row is a node, and a point in it the share of its attention that goes to a neighbour, the brighter "
+        f"the more; nodes are sorted by class. {inside:.0%} of all attention stays within the class, in the squares "
+        "along the diagonal.",
+        draw=draw,
+    )
 
 
 class EagerGraphAttention(nn.Module):

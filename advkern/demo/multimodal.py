@@ -9,12 +9,10 @@ from torch import Tensor, nn
 
 from advkern import plots
 from advkern.demo.data import Data, digit_images
+from advkern.demo.picture import Figure, Picture
 from advkern.demo.runner import Contender, Experiment, Result
 from advkern.demo.vit import PATCH, EagerBlock, EagerPatchEmbedding, placed
 from advkern.nn import MultimodalTransformer
-
-with plots.demo_extra():
-    from matplotlib.figure import Figure  # not pyplot: no window system is asked for
 
 KINDS = {"even": (0, 2, 4, 6, 8), "small": (0, 1, 2, 3, 4), "prime": (2, 3, 5, 7)}
 DIGITS = tuple(map(str, range(10)))
@@ -83,24 +81,39 @@ def ask(digit: int, draw: random.Random) -> list[tuple[str, str]]:
     ]
 
 
-def pictures(result: Result, text: Tensor) -> dict[str, Figure]:
-    """An image with both questions about it, and what patches and words attend to in each."""
+def pictures(result: Result, text: Tensor) -> list[Picture]:
+    """An image with two questions about it, and what patches and words attend to in each."""
     model, data = result.ours[0].model, result.experiment.data
     rows = data.test[:2]
     with torch.no_grad():
         _, maps = model.eval()(data.features[rows], text[rows], return_embeddings=True)
         answers = model(data.features[rows], text[rows]).argmax(dim=1).tolist()
     attention = maps[-1].mean_heads().cpu()
-    figure = Figure(figsize=(13, 4.8), layout="constrained")
-    figure.suptitle(f"{result.row.model}: attention between patches and words, last block, mean over heads")
-    picture, *blocks = figure.subplots(1, 3, width_ratios=(2, 3, 3))
-    plots.patch_grid(data.features[rows[0], 0].cpu(), PATCH, picture, cmap="gray_r").set_title("the image")
-    for k, ax in enumerate(blocks):
-        words = [WORDS[i] for i in text[rows[k]].tolist()]
-        plots.cross_modal_blocks(attention[k], attention.shape[-1] - LENGTH, ax, tokens=words)
-        ax.set_title(f"{' '.join(words[:-1])}? {data.classes[answers[k]]}")
-        figure.colorbar(ax.images[0], ax=ax, shrink=0.7, label="attention")
-    return {"multimodal_blocks.png": figure}
+    patches = attention.shape[-1] - LENGTH
+    image, asked = data.features[rows[0], 0].cpu(), text[rows].tolist()
+    to_image = attention[:, patches:, :patches].sum(dim=-1).mean()
+
+    def draw() -> Figure:
+        figure = Figure(figsize=(13, 4.8), layout="constrained")
+        picture, *blocks = figure.subplots(1, 3, width_ratios=(2, 3, 3))
+        plots.patch_grid(image, PATCH, picture, cmap="gray_r").set_title("the image")
+        for k, ax in enumerate(blocks):
+            words = [WORDS[i] for i in asked[k]]
+            plots.cross_modal_blocks(attention[k], patches, ax, tokens=words)
+            ax.set_title(f"{' '.join(words[:-1])}? {data.classes[answers[k]]}")
+            figure.colorbar(ax.images[0], ax=ax, shrink=0.7, label="attention")
+        return figure
+
+    return [
+        Picture(
+            name="multimodal_blocks",
+            title="Attention between image and text",
+            caption="A row is what a patch or a word attends to in the last block, cut into four: image to image, "
+            "image to text, text to image and text to text, each with its share of what its rows pay. Words pay "
+            f"{to_image:.0%} of their attention to the image that they ask about.",
+            draw=draw,
+        )
+    ]
 
 
 class EagerMultimodalTransformer(nn.Module):

@@ -7,12 +7,10 @@ from torch import Tensor, nn
 
 from advkern import plots
 from advkern.demo.data import Data
+from advkern.demo.picture import Figure, Picture
 from advkern.demo.runner import Contender, Experiment, Result
 from advkern.nn import NeuralODE, ODEFunc
 from advkern.ops import odeint
-
-with plots.demo_extra():
-    from matplotlib.figure import Figure  # not pyplot: no window system is asked for
 
 # Pelts in thousands, 1900 to 1920: Howard 2009, "Modeling basics", as in Carpenter 2018, Stan's case study
 HARES = (
@@ -109,11 +107,28 @@ class EagerNeuralODE(nn.Module):
         return torch.stack(path)
 
 
-def pictures(result: Result) -> dict[str, Figure]:
+def pictures(result: Result) -> list[Picture]:
     """The fit beside the data, and the field with trajectories from a grid of starting points."""
     func = result.ours[0].model.func.cpu()
     assert isinstance(func, ODEFunc)
-    return {"hare_and_lynx_fit.png": _fit(func), "hare_and_lynx_field.png": _field(func)}
+    return [
+        Picture(
+            name="hare_and_lynx_fit",
+            title="Hares and lynxes, fitted",
+            caption=f"Dots and squares are the pelts of a year, and each line starts at one of them and foretells the "
+            f"next {AHEAD} years. Lynxes peak a year or two after hares, and the fitted equation has found that from "
+            "the pelts alone.",
+            draw=lambda: _fit(func),
+        ),
+        Picture(
+            name="hare_and_lynx_field",
+            title="The field that was fitted",
+            caption="Arrows are the slopes of the fitted equation, blue lines follow it for five years from a grid of "
+            "starts, and the measured years are joined in red. All turn one way, against the clock: more hares, then "
+            "more lynxes, then fewer hares, then fewer lynxes.",
+            draw=lambda: _field(func),
+        ),
+    ]
 
 
 def _trajectory(func: ODEFunc, start: Tensor, years: float, points: int) -> Tensor:  # [points, N, 2], logarithms
@@ -126,40 +141,33 @@ def _trajectory(func: ODEFunc, start: Tensor, years: float, points: int) -> Tens
 
 
 def _fit(func: ODEFunc) -> Figure:
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    ax = figure.subplots()
+    figure = Figure(figsize=(6.8, 5.3), layout="constrained")
     years = range(FIRST_YEAR, FIRST_YEAR + len(HARES))
-    starts = range(0, len(HARES) - AHEAD, AHEAD)
-    for k, (name, values) in enumerate({"hares": HARES, "lynxes": LYNXES}.items()):
-        ax.plot(years, values, "o", color=plots.COLORS[k], label=f"{name}, measured")
-        for first in starts:
-            path = 10 ** _trajectory(func, standardised()[first : first + 1], AHEAD, 41)[:, 0, k]
-            time = [FIRST_YEAR + first + AHEAD * j / 40 for j in range(41)]
-            ax.plot(time, path, color=plots.COLORS[k], label=f"{name}, neural ODE" if first == 0 else None)
+    measured = {name: (years, values) for name, values in (("hares", HARES), ("lynxes", LYNXES))}
+    fitted: dict[str, list[tuple[list[float], list[float]]]] = {name: [] for name in measured}
+    for first in range(0, len(HARES) - AHEAD, AHEAD):
+        path = 10 ** _trajectory(func, standardised()[first : first + 1], AHEAD, 41)[:, 0]
+        times = [FIRST_YEAR + first + AHEAD * j / 40 for j in range(41)]
+        for k, name in enumerate(measured):
+            fitted[name].append((times, path[:, k].tolist()))
+    ax = plots.fit(measured, fitted, figure.subplots())
     ax.set(xlabel="year", ylabel="pelts, thousands", xticks=list(years)[::4])
-    ax.set_title(f"Hares and lynxes: each line starts at a measured year and foretells {AHEAD}")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False)
     return figure
 
 
 def _field(func: ODEFunc) -> Figure:
-    figure = Figure(figsize=(8, 7), layout="constrained")
+    figure = Figure(figsize=(6.8, 5.6), layout="constrained")
     ax = figure.subplots()
     logs = logarithms()
     side = torch.linspace(-2, 2, 21)
     grid = torch.cartesian_prod(side, side)
     with torch.no_grad():
-        slope = func(0.0, grid) * logs.std(0)
-    place = grid * logs.std(0) + logs.mean(0)
-    ax.quiver(*place.T.tolist(), *slope.T.tolist(), color="0.7", angles="xy", width=0.002)
+        slopes = func(0.0, grid) * logs.std(0)
+    plots.vector_field(grid * logs.std(0) + logs.mean(0), slopes, ax)
     starts = torch.cartesian_prod(side[::5], side[::5])
-    path = _trajectory(func, starts, 5.0, 101)
-    for k in range(len(starts)):
-        ax.plot(*path[:, k].T.tolist(), color=plots.COLORS[0], linewidth=1)
-    ax.plot(*path[0].T.tolist(), "o", color=plots.COLORS[0], markersize=3, label="5 years from a grid of starts")
-    ax.plot(*logs.T.tolist(), "o--", color=plots.COLORS[2], markersize=3, linewidth=0.6, label="measured, 1900 to 1920")
+    plots.trajectories(_trajectory(func, starts, 5.0, 101), ax, label="5 years from a grid of starts")
+    dashed = ax.plot(*logs.T.tolist(), "D--", color=plots.COLORS[2], markersize=3.5, linewidth=0.7)
+    dashed[0].set_label("measured, 1900 to 1920")
     ax.set(xlabel="hares: log10 of thousand pelts", ylabel="lynxes: log10 of thousand pelts")
-    ax.set_title("The fitted field")
     ax.legend(frameon=True)
     return figure

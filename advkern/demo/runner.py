@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import pkgutil
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +18,9 @@ from torch import Tensor, nn
 
 from advkern import backend, demo
 from advkern.demo.data import Data
+from advkern.demo.picture import Picture
 from advkern.plots import demo_extra
+from advkern.testing import peak_allocated
 
 with demo_extra():
     from tqdm import tqdm
@@ -55,11 +59,10 @@ class Experiment:
     batch_size: int | None = None
     learning_rate: float = 0.01
     weight_decay: float = 5e-4
-    attention: Callable[[nn.Module], Tensor] | None = None  # of our trained model: a map [N, N] for a picture
     loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.nll_loss
     score: Callable[[Tensor, Tensor], float] = accuracy  # what the table calls accuracy
     quantity: str = "test accuracy"
-    pictures: Callable[[Any], dict[str, Any]] | None = None  # of the Result: file name -> figure
+    pictures: Callable[[Any], list[Picture]] | None = None  # of the Result
 
 
 @dataclass
@@ -85,8 +88,11 @@ class Row:
     seconds: float  # of a whole training, the median over seeds
     twin_seconds: float
     ratio: float  # twin_seconds / seconds
+    peak_bytes: int  # by which a training step raises what torch has allocated
+    twin_peak_bytes: int
     max_difference: float  # of both outputs in eval with the same weights
     backend: str
+    parameters: int
     seeds: int
     epochs: int
 
@@ -146,16 +152,33 @@ def _train(experiment: Experiment, contender: Contender, seed: int, bar: tqdm) -
         start = _now(train.device)
         total = torch.zeros((), device=train.device)
         for rows in _batches(train, experiment.batch_size, shuffled):
-            optimizer.zero_grad()
-            loss = experiment.loss(contender.scores(model, rows), data.labels[rows])
-            loss.backward()
-            optimizer.step()
-            total += loss.detach() * len(rows)
+            total += _step(experiment, contender, model, optimizer, rows) * len(rows)
         training.seconds += _now(train.device) - start
         training.loss.append(total.item() / len(train))
         training.accuracy.append(experiment.score(evaluate(model, contender, test), data.labels[test]))
         bar.update()
     return training
+
+
+def _step(
+    experiment: Experiment, contender: Contender, model: nn.Module, optimizer: torch.optim.Optimizer, rows: Tensor
+) -> Tensor:  # []
+    """Train on ``rows`` once; return the loss before."""
+    optimizer.zero_grad()
+    loss = experiment.loss(contender.scores(model, rows), experiment.data.labels[rows])
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def _step_peak(experiment: Experiment, contender: Contender, model: nn.Module) -> int:
+    """The bytes that a training step takes at its peak, above parameters, optimiser's state and data."""
+    rows = experiment.data.train[: experiment.batch_size]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
+    step = partial(_step, experiment, contender, model, optimizer, rows)
+    step()  # the optimiser's state, and what is cached
+    model.zero_grad()
+    return peak_allocated(step, rows.device)
 
 
 def _batches(rows: Tensor, size: int | None, generator: torch.Generator) -> Iterable[Tensor]:
@@ -189,8 +212,11 @@ def _row(experiment: Experiment, ours: list[Training], twin: list[Training]) -> 
         seconds=seconds,
         twin_seconds=twin_seconds,
         ratio=twin_seconds / seconds,
+        peak_bytes=_step_peak(experiment, experiment.ours, copy.deepcopy(ours[-1].model)),
+        twin_peak_bytes=_step_peak(experiment, experiment.twin, copy.deepcopy(twin[-1].model)),
         max_difference=max(_difference(experiment, training.model) for training in ours),
         backend=backend.choose(experiment.op, device.type),
+        parameters=sum(p.numel() for p in ours[0].model.parameters()),
         seeds=len(ours),
         epochs=experiment.epochs,
     )

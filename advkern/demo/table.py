@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from advkern._text import engineering
 from advkern._version import __version__
 from advkern.demo.runner import Row
 from advkern.plots import demo_extra
@@ -19,11 +20,14 @@ with demo_extra():
     from rich.console import Console
     from rich.table import Table
 
-_PLAIN_WIDTH = 110  # where stdout is no terminal, rich would cut at 80
-_NUMBERS = ("accuracy %\nadvkern", "\ntwin", "seconds\nadvkern", "\ntwin", "\nratio", "largest\ndiff.")
+_PLAIN_WIDTH = 140  # where stdout is no terminal, rich would cut at 80
+_NUMBERS = (
+    *("accuracy %\nadvkern", "\ntwin", "seconds\nadvkern", "\ntwin", "\nratio"),
+    *("peak MB\nadvkern", "\ntwin", "largest\ndiff."),
+)
 
 
-def as_json(rows: Sequence[Row], device: torch.device, pictures: Sequence[Path]) -> str:
+def as_json(rows: Sequence[Row], device: torch.device, report: Path, pictures: Sequence[Path]) -> str:
     """Rows with what they were measured on: numbers in full, accuracies as fractions, times in seconds."""
     facts = {
         "version": __version__,
@@ -31,6 +35,7 @@ def as_json(rows: Sequence[Row], device: torch.device, pictures: Sequence[Path])
         "device": str(device),
         "threads": torch.get_num_threads(),
         "rows": [asdict(row) for row in rows],
+        "report": str(report),
         "pictures": [str(path) for path in pictures],
     }
     return json.dumps(facts, indent=2)
@@ -44,8 +49,8 @@ def show(rows: Sequence[Row], device: torch.device) -> None:
     console.print(
         f"Twin: the same formula in plain PyTorch, trained from the same {seeds}. Accuracy: on the samples whose "
         "label was not known (of hare and lynx R²), mean ± standard deviation over seeds. Seconds: one training, "
-        f"median over seeds, on {_machine(device)}. Ratio: twin / advkern. "
-        "Diff.: between both outputs in eval with the same weights.",
+        f"median over seeds, on {machine(device)}. Ratio: twin / advkern. "
+        "Peak: the memory of a training step. Diff.: between both outputs in eval with the same weights.",
         style="dim",
     )
 
@@ -57,26 +62,32 @@ def _table(rows: Sequence[Row]) -> Table:
     for name in _NUMBERS:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("\nbackend")
+    table.add_column("para-\nmeters", justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row.model,
             row.data,
-            _percent(row.accuracy, row.accuracy_spread),
-            _percent(row.twin_accuracy, row.twin_accuracy_spread),
+            percent(row.accuracy, row.accuracy_spread),
+            percent(row.twin_accuracy, row.twin_accuracy_spread),
             f"{row.seconds:.2f}",
             f"{row.twin_seconds:.2f}",
             f"{row.ratio:.2f}×",
+            f"{row.peak_bytes / 1e6:.3g}",
+            f"{row.twin_peak_bytes / 1e6:.3g}",
             f"{row.max_difference:.1e}",
             row.backend,
+            engineering(row.parameters),
         )
     return table
 
 
-def _percent(mean: float, spread: float | None) -> str:
+def percent(mean: float, spread: float | None) -> str:
+    """A fraction, with its spread where there is one."""
     return f"{100 * mean:.1f}" if spread is None else f"{100 * mean:.1f} ± {100 * spread:.1f}"
 
 
-def _machine(device: torch.device) -> str:
+def machine(device: torch.device) -> str:
+    """What the models ran on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from advkern import plots
 from advkern.demo.data import digit_images
+from advkern.demo.picture import Figure, Picture
 from advkern.demo.runner import Contender, Experiment, Result
 from advkern.nn import VisionTransformer
-
-with plots.demo_extra():
-    from matplotlib.figure import Figure  # not pyplot: no window system is asked for
 
 PATCH = 2  # pixels: 16 patches of an image of 8 x 8
 EMBED_DIM, DEPTH, NUM_HEADS = 48, 2, 4
@@ -50,7 +51,7 @@ def placed(model: nn.Module, positions: str) -> nn.Module:
     return model
 
 
-def pictures(result: Result) -> dict[str, Figure]:
+def pictures(result: Result) -> list[Picture]:
     """A tested image of each digit, cut into patches, and the class token's attention to those."""
     model, data = result.ours[0].model, result.experiment.data
     rows = torch.stack([data.test[data.labels[data.test] == digit][0] for digit in range(len(data.classes))])
@@ -58,14 +59,40 @@ def pictures(result: Result) -> dict[str, Figure]:
         logits, maps = model.eval()(data.features[rows])
     attention = maps[-1].cls().mean(dim=1).cpu()  # [10, patches + 1]
     images, found = data.features[rows, 0].cpu(), logits.argmax(dim=1).tolist()
-    grid, tint = Figure(figsize=(10, 4.6), layout="constrained"), Figure(figsize=(10, 4.9), layout="constrained")
-    grid.suptitle(f"{result.row.model}: an image is a sequence of {maps[-1].shape[-1] - 1} patches")
-    for k, ax in enumerate(grid.subplots(2, 5).flat):
+    patches = attention.shape[1] - 1
+
+    def draw_patches(k: int, ax: Any) -> None:
         plots.patch_grid(images[k], PATCH, ax, cmap="gray_r").set_title(data.classes[k])
-    tint.suptitle(f"{result.row.model}: attention of the class token as a tint, last block, mean over heads")
-    for k, ax in enumerate(tint.subplots(2, 5).flat):
+
+    def draw_attention(k: int, ax: Any) -> None:
         plots.class_token_attention(images[k], attention[k], ax, cmap="gray_r").set_title(f"taken for {found[k]}")
-    return {"vit_patches.png": grid, "vit_class_token.png": tint}
+
+    quarter = attention[:, 1:].topk(patches // 4).values.sum() / attention[:, 1:].sum()
+    return [
+        Picture(
+            name="vit_patches",
+            title=f"An image is a sequence of {patches} patches",
+            caption=f"Each image of {images.shape[-1]} x {images.shape[-2]} pixels is cut along the lines into patches "
+            f"of {PATCH} x {PATCH}. The vision transformer sees them as {patches} tokens beside a class token, one "
+            "after another, and learns where each stands.",
+            draw=lambda: _ten(draw_patches),
+        ),
+        Picture(
+            name="vit_class_token",
+            title="What the class token attends to",
+            caption="The stronger the tint, the more of its attention the class token pays that patch, in the last "
+            "block and as the mean of its heads. The quarter of the patches that it prefers gets "
+            f"{quarter:.0%} of what goes to patches, where an even share were 25%.",
+            draw=lambda: _ten(draw_attention),
+        ),
+    ]
+
+
+def _ten(draw: Callable[[int, Any], None]) -> Figure:
+    figure = Figure(figsize=(6.8, 3.5), layout="constrained")
+    for k, ax in enumerate(figure.subplots(2, 5).flat):
+        draw(k, ax)
+    return figure
 
 
 class EagerPatchEmbedding(nn.Module):

@@ -132,7 +132,7 @@ def _read(t: Any) -> _Times:
         raise TypeError(f"t: expected a tensor or a sequence of times, got {type(t).__name__}")
     else:
         t = list(t)
-        numbers = [float(time) for time in t]
+        numbers = [float(time.detach() if isinstance(time, Tensor) else time) for time in t]
         tensors = [time for time in t if isinstance(time, Tensor)]
         if tensors:
             eps = max(torch.finfo(time.dtype).eps if time.is_floating_point() else 0.0 for time in tensors)

@@ -168,7 +168,7 @@ def rk4_step(
     tensor = dt if isinstance(dt, Tensor) else None
     times = [time + node * dt if node else time for node in tableau.nodes]
     unread = tensor is not None and (torch.compiler.is_compiling() or _transformed())  # the tensor itself is used
-    length = 0.0 if unread else float(dt)
+    length = 0.0 if unread else float(dt if tensor is None else tensor.detach())
     return take_step(func, times, (y,), length, tableau.rows, tensor)[0]
 
 

@@ -8,17 +8,28 @@ from typing import Any
 
 import torch
 
+FLOPS: dict[str, Callable[..., int]] = {}  # op -> its formula; see advkern.flops
 
-def define(name: str, schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> dict[str, Any]:
+
+def define(
+    name: str,
+    schema: str,
+    reference: Callable[..., Any],
+    fake: Callable[..., Any],
+    flops: Callable[..., int] | None = None,
+) -> dict[str, Any]:
     """Define ``advkern::<name>`` and ``advkern::<name>.torch``; return ``{backend: overload}``.
 
     The default overload is resolved by torch's dispatcher: a compiled kernel where one has registered itself,
-    else the reference. ``.torch`` is always the reference.
+    else the reference. ``.torch`` is always the reference. ``flops`` takes the arguments, each tensor's shape in its
+    place, and counts as torch does: two for a multiplication and its addition, nothing for what is done elementwise.
     """
     for qualified in (f"advkern::{name}", f"advkern::{name}.torch"):
         torch.library.define(qualified, schema)
         torch.library.impl(qualified, "CompositeExplicitAutograd")(_as_kernel(reference))
         torch.library.register_fake(qualified)(fake)
+    if flops is not None:
+        FLOPS[name] = flops
     packet = getattr(torch.ops.advkern, name)
     for op in (packet.default, packet.torch):
         torch.library.register_vmap(op, _loop(op))

@@ -36,6 +36,14 @@ def _bwd_fake(rowptr, schedule, rowptr_t, col_t, schedule_t, perm, h, score_dst,
     return grad_h, torch.empty_like(score_dst), torch.empty_like(score_src)
 
 
+def _fwd_flops(rowptr, col, schedule, h, *rest, **options):
+    return 2 * col[0] * h[1] * h[2]
+
+
+def _bwd_flops(rowptr, schedule, rowptr_t, col_t, schedule_t, perm, h, *rest, **options):
+    return 4 * col_t[0] * h[1] * h[2]  # a score's gradient, and the sum for grad_h
+
+
 _FEATURES = "Tensor h, Tensor score_dst, Tensor score_src, Tensor? seed"
 _FWD = define(
     "gat_attention_fwd",
@@ -43,6 +51,7 @@ _FWD = define(
     " -> (Tensor, Tensor, Tensor)",
     _fwd_reference,
     _fwd_fake,
+    _fwd_flops,
 )
 _BWD = define(
     "gat_attention_bwd",
@@ -51,6 +60,7 @@ _BWD = define(
     "float negative_slope, int threshold) -> (Tensor, Tensor, Tensor)",
     _bwd_reference,
     _bwd_fake,
+    _bwd_flops,
 )
 backend.register_op("gat_attention", {"cpu": "cpu", "cuda": "cuda"})
 

@@ -25,6 +25,10 @@ def _fwd_fake(rowptr, col, schedule, x, weight, row_scale, col_scale, bias, acti
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
+def _flops(rowptr, col, schedule, x, *rest, **options):
+    return 2 * col[0] * x[1]
+
+
 def _edge_dot_reference(rowptr, col, schedule, a, b):
     return reference.edge_dot(rowptr, col, a, b)
 
@@ -39,9 +43,10 @@ _FWD = define(
     " -> Tensor",
     _fwd_reference,
     _fwd_fake,
+    _flops,
 )
 _EDGE_DOT = define(
-    "gcn_aggregate_edge_dot", f"({_GRAPH}, Tensor a, Tensor b) -> Tensor", _edge_dot_reference, _edge_dot_fake
+    "gcn_aggregate_edge_dot", f"({_GRAPH}, Tensor a, Tensor b) -> Tensor", _edge_dot_reference, _edge_dot_fake, _flops
 )
 backend.register_op("gcn_aggregate", {"cpu": "cpu", "cuda": "cuda"})
 

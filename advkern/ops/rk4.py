@@ -26,12 +26,22 @@ def _bwd_fake(grad, checkpoints, weight1, bias1, weight2, bias2, h, save_at, tab
     return grad.new_empty(grad.shape[1:]), *(torch.empty_like(t) for t in (weight1, bias1, weight2, bias2, h))
 
 
-_FWD = define("rk4_fwd", f"(Tensor y, {_NETWORK}, {_SCHEME}) -> (Tensor, Tensor)", reference.rk4, _fwd_fake)
+def _fwd_flops(y, weight1, bias1, weight2, bias2, h, save_at, tableau, every, **options):
+    hidden, dim = weight1
+    return h[0] * len(reference.rows_of(tableau)) * y[0] * 4 * hidden * dim
+
+
+def _bwd_flops(grad, checkpoints, *rest, **options):
+    return 3 * _fwd_flops(grad[1:], *rest)  # each step is taken again
+
+
+_FWD = define("rk4_fwd", f"(Tensor y, {_NETWORK}, {_SCHEME}) -> (Tensor, Tensor)", reference.rk4, _fwd_fake, _fwd_flops)
 _BWD = define(
     "rk4_bwd",
     f"(Tensor grad, Tensor checkpoints, {_NETWORK}, {_SCHEME}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference.rk4_backward,
     _bwd_fake,
+    _bwd_flops,
 )
 backend.register_op("rk4", {"cpu": "cpu", "cuda": "cuda"})
 

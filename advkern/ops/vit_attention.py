@@ -39,10 +39,19 @@ def _bwd_fake(q, k, v, out, lse, grad_out, grad_lse, key_padding_mask, seed, sca
     return q.new_empty(batch, length, 3, heads, dim)
 
 
+def _fwd_flops(q, *rest, **options):
+    batch, length, heads, dim = q
+    return 4 * batch * heads * length * length * dim
+
+
+def _bwd_flops(q, *rest, **options):
+    return 5 * _fwd_flops(q) // 2  # the scores again, and two products for each of theirs
+
+
 _FWD_SCHEMA = f"({_INPUTS}, {_OPTIONS}, bool with_lse) -> (Tensor, Tensor)"
 _BWD_SCHEMA = f"({_INPUTS}, Tensor out, Tensor lse, Tensor grad_out, Tensor? grad_lse, {_OPTIONS}) -> Tensor"
-_FWD = define("vit_attention_fwd", _FWD_SCHEMA, _fwd_reference, _fwd_fake)
-_BWD = define("vit_attention_bwd", _BWD_SCHEMA, _bwd_reference, _bwd_fake)
+_FWD = define("vit_attention_fwd", _FWD_SCHEMA, _fwd_reference, _fwd_fake, _fwd_flops)
+_BWD = define("vit_attention_bwd", _BWD_SCHEMA, _bwd_reference, _bwd_fake, _bwd_flops)
 
 
 def _define_triton(ops: dict[str, Any], name: str, schema: str, fake: Any) -> None:
