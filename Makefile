@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet 
 CPP := $(shell find csrc tests/csrc -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help env install demo test test-all bench cuda-torch torches ctest lint lint-python lint-cpp lint-types format sdist clean
+.PHONY: help env install demo test test-all bench docs notebook differences cuda-torch torches ctest lint lint-python lint-cpp lint-types format sdist clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,16 @@ bench: install  ## the benchmarks, beside their peers without and with huge page
 	$(BIN)/python -m pytest benchmarks $(ARGS)
 	THP_MEM_ALLOC_ENABLE=1 $(BIN)/python -m pytest benchmarks $(ARGS)
 	$(BIN)/python benchmarks/report.py
+
+docs: install  ## the site, in build/site; a warning fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
+
+notebook: install  ## docs/tutorial.ipynb, executed anew
+	cd docs && ../$(BIN)/python -m nbconvert --to notebook --execute --inplace tutorial.ipynb \
+	  --ExecutePreprocessor.record_timing=False $(ARGS)
+
+differences: install  ## the table of docs/differences.md, measured anew (ADVKERN_TUTORIAL names the tutorial's folder)
+	$(BIN)/python tools/differences $(ARGS)
 
 cuda-torch: env  ## a CUDA build of torch that needs no GPU, for the tests of the CUDA kernels' build
 	$(BIN)/python tools/torch_env.py build/cuda-torch 2.11.0 pybind11 ninja $(ARGS)
@@ -73,5 +83,6 @@ clean:  ## remove everything that was built, .venv too
 
 # cpu, not auto: a broken compile must not pass as pure Python.
 .venv/install.stamp: .venv/env.stamp setup.py pyproject.toml $(shell find csrc -type f 2>/dev/null)
-	ADVKERN_BUILD=cpu $(PIP_INSTALL) --no-build-isolation --editable '.[demo,test,bench,lint]'
+	ADVKERN_BUILD=cpu $(PIP_INSTALL) --no-build-isolation --editable '.[demo,test,bench,docs,lint]'
+	$(PIP_INSTALL) --no-deps timm torchvision  # peers of tests; by themselves they would fetch another torch
 	touch $@

@@ -8,6 +8,7 @@ from advkern.explanation import explain
 from advkern.graph import Graph
 
 from advkern import nn, ops  # isort: skip  (they need Graph)
+from advkern.conversion import convert, revert  # isort: skip  (it needs nn)
 
 __all__ = [
     "BackendError",
@@ -16,8 +17,10 @@ __all__ = [
     "__version__",
     "backend",
     "compare",
+    "convert",
     "explain",
     "nn",
     "ops",
+    "revert",
     "use_backend",
 ]

@@ -1,6 +1,6 @@
-"""Turn ``benchmarks/results`` into the tables of README.md and docs/performance.md.
+"""Turn ``benchmarks/results`` into the tables of README.md and docs/performance.md, and pictures in docs/performance/.
 
-usage: python benchmarks/report.py [--check]     --check: write nothing, fail where a table is stale
+usage: python benchmarks/report.py [--check]     --check: write nothing, fail where a table or a picture is stale
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pictures
+
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results"
+PICTURES = ROOT / "docs/performance"
+SHOWN = "pictures_"  # before an op's name: its pictures, in place of a table
 DOCUMENTS = ("README.md", "docs/performance.md")
 HUGE = "[huge_pages]"
 HOW_FEW = "The least of two to seven samples each, all in one run; a ratio is the peer's time over ours."
@@ -34,14 +39,33 @@ def main(argv: list[str]) -> int:
             stale.append(name)
             if not check:
                 path.write_text(fresh)
+    for results in sorted(RESULTS.glob("*/*.json")):
+        picture = _picture_of(results)
+        if not pictures.is_fresh(picture, results):
+            stale.append(str(picture.relative_to(ROOT)))
+            if not check:
+                picture.parent.mkdir(parents=True, exist_ok=True)
+                picture.write_bytes(pictures.draw(results))
     if check and stale:
-        print(f"stale tables in {', '.join(stale)}: run python benchmarks/report.py")
+        print(f"stale: {', '.join(stale)}: run python benchmarks/report.py")
         return 1
     return 0
 
 
 def _replace(match: re.Match[str]) -> str:
-    return match[1] + "\n".join(TABLES[match[2]]()) + "\n" + match[3]
+    name = match[2]
+    lines = _shown(name.removeprefix(SHOWN)) if name.startswith(SHOWN) else TABLES[name]()
+    return match[1] + "\n".join(lines) + "\n" + match[3]
+
+
+def _picture_of(results: Path) -> Path:
+    return PICTURES / results.parent.name / f"{results.stem}.png"
+
+
+def _shown(op: str) -> Iterator[str]:
+    for results in sorted(RESULTS.glob(f"*/{op}.json")):
+        target = _picture_of(results).relative_to(PICTURES.parent)
+        yield f"![{op} beside its peers, {results.parent.name}]({target})"
 
 
 def aggregation() -> Iterator[str]:
@@ -221,6 +245,36 @@ def vit_attention() -> Iterator[str]:
         yield ""
 
 
+def vit_models() -> Iterator[str]:
+    """Whole vision transformers: time of ViT-S/16, peak memory of ViT-S/16 and ViT-B/16."""
+    for machine, results in _results("vit"):
+        rows = results["rows"]
+        timed = [row for test, row in rows.items() if not test.endswith(HUGE) and "samples_ms" in row]
+        yield f"{machine}, float32, 8 images of 224 x 224. {HOW_FEW}"
+        yield ""
+        yield "| work | model | threads | ours | tutorial | timm |"
+        yield "|---|---|--:|--:|--:|--:|"
+        for row in sorted(timed, key=_order):
+            cells = " | ".join(_times(row["ratios"].get(name)) for name in ("tutorial", "timm"))
+            yield f"| {row['work']} | {row['graph']} | {row['threads']} | {_ms(row)} | {cells} |"
+        yield ""
+        yield "Peak memory over the model, its optimiser and the images; a ratio is ours over the tutorial's."
+        yield ""
+        yield "| work | model | images | ours | tutorial | timm | ratio |"
+        yield "|---|---|---|--:|--:|--:|--:|"
+        for row in sorted(_weighed(rows), key=lambda row: (row["work"], row["size"], row["pixels"])):
+            peaks = row["peak_bytes"]
+            names = ("advkern", "tutorial", "timm")
+            cells = " | ".join(f"{peaks[name] / 1e6:.0f} MB" if name in peaks else "" for name in names)
+            images = f"{row['batch']} of {row['pixels']} x {row['pixels']}"
+            yield f"| {row['work']} | {row['size']} | {images} | {cells} | {row['ratio']:.2f}x |"
+        yield ""
+
+
+def _weighed(rows: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for test, row in rows.items() if not test.endswith(HUGE) and "peak_bytes" in row]
+
+
 def efficientnet() -> Iterator[str]:
     """EfficientNet-B0 beside timm's and torchvision's."""
     for machine, results in _results("efficientnet"):
@@ -262,13 +316,14 @@ TABLES = {
     "overhead": overhead,
     "gat_attention": gat_attention,
     "vit_attention": vit_attention,
+    "vit_models": vit_models,
     "training": training,
     "memory": memory,
 }
 
 
 def _results(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for path in sorted((ROOT / "benchmarks/results").glob(f"*/{name}.json")):
+    for path in sorted(RESULTS.glob(f"*/{name}.json")):
         results = json.loads(path.read_text())
         machine = results["machine"]
         yield f"{machine['cpu']}, {machine['cores']} cores ({machine['isa']}), torch {machine['torch']}", results

@@ -12,6 +12,7 @@ from advkern.adjacency import as_graph, edge_index_as_graph
 from advkern.graph import Graph
 from advkern.maps import EdgeAttentionMap, EdgeAttentionMaps
 from advkern.nn._checks import check_probability, check_size
+from advkern.nn._linear import linear
 from advkern.nn.gcn import _check_features
 from advkern.ops.gat_attention import attend, edge_attention
 from advkern.ops.gcn_aggregate import _is_plain
@@ -263,11 +264,11 @@ def _features_and_scores(
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # [N, heads, channels], [N, heads] twice
     """``h = x W`` and ``h . att``, taken as ``x (W . att)``: its gradient then needs no second ``[N, H, F]``."""
     _, heads, channels = att.shape
-    h = (x @ weight).unflatten(1, (heads, channels))
+    h = linear(x, weight.t()).unflatten(1, (heads, channels))
     with torch.autocast(x.device.type, enabled=False):
         acc = accumulation_dtype(x.dtype)
         folded = torch.einsum("ihf,shf->ish", weight.to(acc).unflatten(1, (heads, channels)), att.to(acc))
-        scores = x.to(acc) @ folded.flatten(1)
+        scores = linear(x.to(acc), folded.flatten(1).t())
     return h, (scores[:, :heads], scores[:, heads:])
 
 

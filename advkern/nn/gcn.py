@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from advkern.adjacency import as_graph, edge_index_as_graph
 from advkern.graph import NORMALIZATIONS, Graph
 from advkern.nn._checks import check_probability, check_size
+from advkern.nn._linear import linear
 from advkern.ops.gcn_aggregate import gcn_aggregate
 from advkern.reference.gcn_aggregate import ACTIVATION_NAMES
 
@@ -215,10 +216,10 @@ def _convolve(
 ) -> Tensor:  # [N, out_features]
     inside = activation if activation in ACTIVATION_NAMES else None
     if weight.shape[0] >= weight.shape[1]:
-        out = gcn_aggregate(graph, x @ weight, normalize=normalize, bias=bias, activation=inside)
+        out = gcn_aggregate(graph, linear(x, weight.t()), normalize=normalize, bias=bias, activation=inside)
     else:  # fewer features travel along the edges before the product than after it
         gathered = gcn_aggregate(graph, x, normalize=normalize)
-        out = gathered @ weight if bias is None else torch.addmm(bias, gathered, weight)
+        out = linear(gathered, weight.t(), bias)
         out = getattr(torch.nn.functional, inside)(out) if inside else out
     return activation(out) if callable(activation) else out
 

@@ -39,18 +39,25 @@ class ODEFunc(nn.Module):
 
     def fused_weights(self) -> tuple[Tensor, ...] | str:
         """Weights and biases where this is the network above and nothing else, else why it is not."""
-        net = self._modules.get("net")
-        if type(self) is not ODEFunc or "forward" in self.__dict__:
+        if type(self) is not ODEFunc:
             return f"{type(self).__name__} has a forward of its own"
-        if type(net) is not nn.Sequential or [type(m) for m in net] != [nn.Linear, nn.Tanh, nn.Linear]:
-            return "its net is not Linear, Tanh, Linear any more"
-        modules = (self, net, *net)
-        if any(getattr(m, hooks) for m in modules for hooks in _HOOKS) or nn.modules.module._has_any_global_hook():
-            return "a hook is registered on it"
-        if any("forward" in m.__dict__ for m in modules):
-            return "a forward was replaced"
-        weights = tuple(getattr(layer, name) for layer in (net[0], net[2]) for name in ("weight", "bias"))
-        return "a bias is missing" if any(w is None for w in weights) else weights
+        return network_weights(self)
+
+
+def network_weights(func: nn.Module) -> tuple[Tensor, ...] | str:
+    """Weights and biases of a ``func`` that calls its ``net``, a Linear, Tanh, Linear, else why it is none."""
+    net = func._modules.get("net")
+    if "forward" in func.__dict__:
+        return f"{type(func).__name__} has a forward of its own"
+    if type(net) is not nn.Sequential or [type(m) for m in net] != [nn.Linear, nn.Tanh, nn.Linear]:
+        return "its net is not Linear, Tanh, Linear any more"
+    modules = (func, net, *net)
+    if any(getattr(m, hooks) for m in modules for hooks in _HOOKS) or nn.modules.module._has_any_global_hook():
+        return "a hook is registered on it"
+    if any("forward" in m.__dict__ for m in modules):
+        return "a forward was replaced"
+    weights = tuple(getattr(layer, name) for layer in (net[0], net[2]) for name in ("weight", "bias"))
+    return "a bias is missing" if any(w is None for w in weights) else weights
 
 
 class NeuralODE(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -224,14 +225,22 @@ class VisionTransformer(nn.Module):
         """
         embed = self.patch_embed
         resized = PatchEmbedding(img_size, embed.patch_size, 1, 1)  # checks the size
-        before, after = embed.img_size // embed.patch_size, img_size // embed.patch_size
-        cls, grid = self.pos_embed[:, :1], self.pos_embed[:, 1:]
-        image = grid.transpose(1, 2).unflatten(2, (before, before))
-        image = nn.functional.interpolate(image.float(), (after, after), mode="bicubic", antialias=True).to(grid.dtype)
-        positions = torch.cat((cls, image.flatten(2).transpose(1, 2)), dim=1)
+        positions = resized_positions(self.pos_embed, resized.num_patches)
         self.pos_embed = nn.Parameter(positions, requires_grad=self.pos_embed.requires_grad)
         embed.img_size, embed.num_patches = img_size, resized.num_patches
         return self
+
+
+def resized_positions(
+    positions: Tensor,  # [1, 1 + n * n, D], the class token's first
+    num_patches: int,  # m * m
+) -> Tensor:  # [1, 1 + m * m, D]
+    """Interpolate the patches' positions (bicubic) to another number of patches; the class token keeps its own."""
+    cls, grid = positions[:, :1], positions[:, 1:]
+    before, after = math.isqrt(grid.shape[1]), math.isqrt(num_patches)
+    image = grid.transpose(1, 2).unflatten(2, (before, before))
+    image = nn.functional.interpolate(image.float(), (after, after), mode="bicubic", antialias=True).to(grid.dtype)
+    return torch.cat((cls, image.flatten(2).transpose(1, 2)), dim=1)
 
 
 def run_blocks(

@@ -100,7 +100,7 @@ def cross_modal_blocks(
         share = attention[slice(*rows), slice(*columns)].sum(axis=1).mean()
         place = (sum(columns) - 1) / 2, (sum(rows) - 1) / 2
         name = f"{payer} to\n{paid}\n{share:.0%}"
-        ax.text(*place, name, ha="center", va="center", size="small", color="black", bbox=box)
+        ax.text(*place, name, ha="center", va="center", size="x-small", color="black", bbox=box)
     middle = [(first + last - 1) / 2 for first, last in parts.values()]
     ticks = [middle[0], *range(num_patches, length)] if tokens else middle
     names = [f"{num_patches} patches", *(tokens or ["text"])]

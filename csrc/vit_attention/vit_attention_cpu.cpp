@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: MIT
 // CPU glue of vit_attention: check, allocate, pick type and instruction set, split the heads among torch's threads.
-#include <memory>
-#include <new>
 #include <tuple>
 
 #include "common/check.h"
@@ -19,24 +17,6 @@ namespace {
 using OptionalTensor = std::optional<Tensor>;
 
 constexpr int64_t kGrainProducts = 1 << 18;  // multiplications below which a second thread costs more than it saves
-constexpr size_t kScratchAlignment = 64;
-
-// Memory of one thread for the time of a call.
-template <typename acc_t>
-class ThreadScratch {
- public:
-  explicit ThreadScratch(int64_t count)
-      : data_(static_cast<acc_t*>(::operator new(size_t(count) * sizeof(acc_t), std::align_val_t(kScratchAlignment)))) {
-  }
-  ~ThreadScratch() { ::operator delete(data_, std::align_val_t(kScratchAlignment)); }
-  ThreadScratch(const ThreadScratch&) = delete;
-  ThreadScratch& operator=(const ThreadScratch&) = delete;
-  acc_t* data() const { return data_; }
-
- private:
-  acc_t* data_;
-};
-
 void check_heads(const Tensor& t, const char* name, const Tensor& like) {
   STD_TORCH_CHECK(t.dim() == 4 && like.dim() == 4 && t.size(0) == like.size(0) && t.size(1) == like.size(1) &&
                       t.size(2) == like.size(2) && t.size(3) == like.size(3),

@@ -50,9 +50,10 @@ namespace advkern::ADVKERN_ISA {
 #include "common/vec.h"
 
 #include "common/tile.h"
+
+#include "common/pack.h"
 #include "common/vec_math.h"
 #include "common/vec_philox.h"
-#include "vit_attention/vit_attention_pack.h"
 
 template <typename acc_t>
 ADVKERN_INLINE acc_t max_lanes(Vec<acc_t> v) {

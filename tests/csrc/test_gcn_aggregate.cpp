@@ -41,16 +41,26 @@ std::vector<scalar_t> random_values(size_t count, std::mt19937& random) {
 
 // The largest error relative to the sum of magnitudes, in units of the type's own eps.
 template <typename scalar_t>
-double error_in_eps(const Problem& p, std::mt19937& random) {
+double error_in_eps(const Problem& p, bool weighted, std::mt19937& random) {
   using acc_t = acc_of<scalar_t>;
   const auto x = random_values<scalar_t>(size_t(p.num_nodes * p.channels), random);
-  const auto weight = random_values<acc_t>(p.col.size(), random);
-  const auto scale = random_values<acc_t>(size_t(p.num_nodes), random);
+  const std::vector<acc_t> ones(p.col.size() + size_t(p.num_nodes), acc_t(1));
+  const auto weight = weighted ? random_values<acc_t>(p.col.size(), random) : ones;
+  const auto scale = weighted ? random_values<acc_t>(size_t(p.num_nodes), random) : ones;
   const auto bias = random_values<acc_t>(size_t(p.channels), random);
   std::vector<scalar_t> out(x.size());
-  const advkern::GcnAggregateArgs<scalar_t, int32_t> args{
-      p.rowptr.data(), p.col.data(), x.data(),    weight.data(),         scale.data(), scale.data(),
-      bias.data(),     out.data(),   p.num_nodes, int64_t(p.col.size()), p.channels,   1};
+  const advkern::GcnAggregateArgs<scalar_t, int32_t> args{p.rowptr.data(),
+                                                          p.col.data(),
+                                                          x.data(),
+                                                          weighted ? weight.data() : nullptr,
+                                                          weighted ? scale.data() : nullptr,
+                                                          weighted ? scale.data() : nullptr,
+                                                          bias.data(),
+                                                          out.data(),
+                                                          p.num_nodes,
+                                                          int64_t(p.col.size()),
+                                                          p.channels,
+                                                          1};
   using namespace advkern;
   if (!ADVKERN_ON_ISA(gcn_aggregate_rows, args, 0, p.num_nodes)) return INFINITY;
 
@@ -76,13 +86,14 @@ template <typename scalar_t>
 int check(const char* type) {
   int failures = 0;
   std::mt19937 random(0);
-  for (int64_t channels : {1, 5, 16, 31, 64, 129, 300}) {
-    const double error = error_in_eps<scalar_t>(random_problem(200, channels, random), random);
-    if (error < 4) continue;
-    std::printf("%s %s, %d channels: error of %g eps\n", advkern::isa_name(advkern::current_isa()), type, int(channels),
-                error);
-    ++failures;
-  }
+  for (int64_t channels : {1, 2, 4, 5, 8, 16, 31, 64, 129, 300})
+    for (const bool weighted : {false, true}) {
+      const double error = error_in_eps<scalar_t>(random_problem(200, channels, random), weighted, random);
+      if (error < 4) continue;
+      std::printf("%s %s, %d channels%s: error of %g eps\n", advkern::isa_name(advkern::current_isa()), type,
+                  int(channels), weighted ? ", weighted" : "", error);
+      ++failures;
+    }
   return failures;
 }
 

@@ -1,0 +1,1 @@
+"""One file a source of convertible modules; each is found by its list ``RULES``."""

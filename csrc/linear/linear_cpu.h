@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: MIT
+// out = x W^T + b and grad_W = grad^T x, of many rows and few columns, or few rows and many.
+// The smaller factor is packed once into panels of columns; blocks of rows meet one panel after another in register
+// tiles. Torch-free; included once per instruction set.
+#ifndef ADVKERN_LINEAR_CPU_H
+#define ADVKERN_LINEAR_CPU_H
+namespace advkern {
+
+template <typename scalar_t>
+struct LinearArgs {
+  const scalar_t* x;  // [rows, in]
+  const scalar_t* weight;
+  int64_t weight_out, weight_in;  // its strides, one of them 1
+  const scalar_t* bias;           // [out] or null
+  int64_t rows, in, out;
+  scalar_t* y;  // [rows, out]
+};
+
+template <typename scalar_t>
+struct LinearWeightArgs {
+  const scalar_t* grad;  // [rows, out]
+  const scalar_t* x;     // [rows, in]
+  int64_t rows, in, out;
+  scalar_t* grad_weight;  // [out, in]
+};
+
+constexpr int64_t kLinearBlock = 96;    // rows, or of grad_weight outputs, that meet a panel together
+constexpr int64_t kLinearChunk = 256;   // rows whose part of grad_weight is taken at once
+constexpr int64_t kLinearTasks = 64;    // into which grad_weight is cut, threads or not: sums always round alike
+constexpr int64_t kLinearSlice = 1024;  // rows that are worth a sum of their own
+
+// Slices of the rows, each with a sum of its own; as many as make enough tasks together with the blocks of outputs.
+template <typename scalar_t>
+int64_t linear_slices(const LinearWeightArgs<scalar_t>& a) {
+  const int64_t blocks = (a.out + kLinearBlock - 1) / kLinearBlock, most = a.rows / kLinearSlice;
+  const int64_t wanted = kLinearTasks / (blocks < 1 ? 1 : blocks);
+  return wanted < 1 || most < 1 ? 1 : wanted < most ? wanted : most;
+}
+
+}  // namespace advkern
+#endif
+
+namespace advkern::ADVKERN_ISA {
+
+#include "common/vec.h"
+
+#include "common/tile.h"
+
+#include "common/pack.h"
+
+// Panels of the weight and, at their end, the bias in whole vectors.
+template <typename scalar_t>
+static int64_t linear_packed_size(const LinearArgs<scalar_t>& a) {
+  return padded<acc_of<scalar_t>>(a.out) * (a.in + 1);
+}
+
+template <typename scalar_t>
+static int64_t linear_panels(const LinearArgs<scalar_t>& a) {
+  return (a.out + kPanel<acc_of<scalar_t>> - 1) / kPanel<acc_of<scalar_t>>;
+}
+
+// Packs panels [begin, end).
+template <typename scalar_t>
+static void linear_pack(const LinearArgs<scalar_t>& a, int64_t begin, int64_t end, acc_of<scalar_t>* packed) {
+  using acc_t = acc_of<scalar_t>;
+  acc_t* const bias = packed + padded<acc_t>(a.out) * a.in;
+  for (int64_t panel = begin; panel < end; ++panel) {
+    const int64_t first = panel * kPanel<acc_t>;
+    const int64_t width = a.out - first < kPanel<acc_t> ? a.out - first : kPanel<acc_t>;
+    const scalar_t* const from = a.weight + first * a.weight_out;
+    if (a.weight_in == 1)
+      pack_transposed(from, a.weight_out, width, a.in, packed + first * a.in);
+    else
+      pack_rows(from, a.weight_in, a.in, width, acc_t(1), packed + first * a.in);
+    if (a.bias)
+      pack_rows(a.bias + first, 0, 1, width, acc_t(1), bias + first);
+    else
+      clear(bias + first, bias + first + padded<acc_t>(width));
+  }
+}
+
+template <typename scalar_t>
+static int64_t linear_fwd_scratch(const LinearArgs<scalar_t>& a) {
+  return kLinearBlock * (padded<acc_of<scalar_t>>(a.in) + kPanel<acc_of<scalar_t>>);
+}
+
+// Rows [begin, end).
+template <typename scalar_t>
+static void linear_fwd_rows(const LinearArgs<scalar_t>& a, const acc_of<scalar_t>* packed, int64_t begin, int64_t end,
+                            acc_of<scalar_t>* scratch) {
+  using acc_t = acc_of<scalar_t>;
+  constexpr bool kDirect = sizeof(scalar_t) == sizeof(acc_t);  // else rows are widened first, and narrowed last
+  constexpr int lanes = kLanes<acc_t>;
+  const acc_t* const bias = packed + padded<acc_t>(a.out) * a.in;
+  acc_t* const tile = scratch + kLinearBlock * padded<acc_t>(a.in);
+  for (int64_t first = begin; first < end; first += kLinearBlock) {
+    const int64_t rows = end - first < kLinearBlock ? end - first : kLinearBlock;
+    const acc_t* x = scratch;
+    int64_t x_row = padded<acc_t>(a.in);
+    if constexpr (kDirect) {
+      x = a.x + first * a.in;
+      x_row = a.in;
+    } else {
+      pack_rows(a.x + first * a.in, a.in, rows, a.in, acc_t(1), scratch);
+    }
+    for (int64_t column = 0; column < a.out; column += kPanel<acc_t>) {
+      const int64_t left = a.out - column, real = left < kPanel<acc_t> ? left : kPanel<acc_t>;
+      const int64_t width = padded<acc_t>(real);
+      scalar_t* const y = a.y + first * a.out + column;
+      Product<acc_t> p{x, x_row, 1, packed + column * a.in, width, bias + column, 0, tile, width, a.in};
+      if constexpr (kDirect) {
+        if (width == real) {
+          p.c = y;
+          p.c_row = a.out;
+        }
+      }
+      product(p, rows, width / lanes);
+      if (p.c == tile) unpack_rows(tile, acc_t(1), rows, real, y, a.out);
+    }
+  }
+}
+
+template <typename scalar_t>
+static int64_t linear_sums_size(const LinearWeightArgs<scalar_t>& a) {
+  return linear_slices(a) * a.out * padded<acc_of<scalar_t>>(a.in);
+}
+
+template <typename scalar_t>
+static int64_t linear_bwd_weight_scratch(const LinearWeightArgs<scalar_t>& a) {
+  return kLinearChunk * (kPanel<acc_of<scalar_t>> + padded<acc_of<scalar_t>>(kLinearBlock));
+}
+
+// Tasks [begin, end): each the sum over a slice of the rows for a block of outputs.
+template <typename scalar_t>
+static void linear_bwd_weight_tasks(const LinearWeightArgs<scalar_t>& a, int64_t begin, int64_t end,
+                                    acc_of<scalar_t>* sums, acc_of<scalar_t>* scratch) {
+  using acc_t = acc_of<scalar_t>;
+  const int64_t blocks = (a.out + kLinearBlock - 1) / kLinearBlock, slices = linear_slices(a);
+  const int64_t in = padded<acc_t>(a.in);
+  acc_t *const x = scratch, *const grad = scratch + kLinearChunk * kPanel<acc_t>;
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t slice = task / blocks, block = task % blocks * kLinearBlock;
+    const int64_t outs = a.out - block < kLinearBlock ? a.out - block : kLinearBlock;
+    const int64_t last = a.rows * (slice + 1) / slices;
+    acc_t* const sum = sums + (slice * a.out + block) * in;
+    clear(sum, sum + outs * in);
+    for (int64_t row = a.rows * slice / slices; row < last; row += kLinearChunk) {
+      const int64_t steps = last - row < kLinearChunk ? last - row : kLinearChunk;
+      pack_rows(a.grad + row * a.out + block, a.out, steps, outs, acc_t(1), grad);
+      for (int64_t column = 0; column < a.in; column += kPanel<acc_t>) {
+        const int64_t left = a.in - column, real = left < kPanel<acc_t> ? left : kPanel<acc_t>;
+        const int64_t width = padded<acc_t>(real);
+        pack_rows(a.x + row * a.in + column, a.in, steps, real, acc_t(1), x);
+        acc_t* const c = sum + column;
+        product(Product<acc_t>{grad, 1, padded<acc_t>(outs), x, width, c, in, c, in, steps}, outs,
+                width / kLanes<acc_t>);
+      }
+    }
+  }
+}
+
+// Rows [begin, end) of grad_weight: the slices' sums, added in their order.
+template <typename scalar_t>
+static void linear_bwd_weight_rows(const LinearWeightArgs<scalar_t>& a, int64_t begin, int64_t end,
+                                   acc_of<scalar_t>* sums) {
+  using acc_t = acc_of<scalar_t>;
+  const int64_t in = padded<acc_t>(a.in), slices = linear_slices(a);
+  for (int64_t row = begin; row < end; ++row) {
+    acc_t* const total = sums + row * in;
+    for (int64_t slice = 1; slice < slices; ++slice)
+      for (int64_t k = 0; k < in; k += kLanes<acc_t>)
+        store(total + k, load(total + k) + load(sums + (slice * a.out + row) * in + k));
+    unpack_rows(total, acc_t(1), 1, a.in, a.grad_weight + row * a.in, a.in);
+  }
+}
+
+}  // namespace advkern::ADVKERN_ISA
