@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import import_torchvision
 from torch import nn
 
 from advkern.nn import EfficientNet, SqueezeExcite
@@ -31,16 +32,6 @@ SQUEEZES = (
 
 def last(module_or_tensor: Any) -> Any:
     return module_or_tensor.to(memory_format=torch.channels_last)
-
-
-def import_torchvision() -> None:
-    """Import torchvision. Its wheel's compiled ops need the torch it was built with; the networks do without."""
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:
-        for op in ("nms", "qnms"):  # whose schemas alone its import asks for
-            torch.library.define(f"torchvision::{op}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        importlib.import_module("torchvision")
 
 
 def torchvision_b0() -> nn.Module:

@@ -1,4 +1,4 @@
-"""``vit_attention`` beside the tutorial's lines, eager and compiled, and each backend of torch's own attention."""
+"""``vit_attention`` beside the tutorial's lines, eager and compiled, each backend of torch's own, and FlexAttention."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import relative_error
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import flex_attention
 
 from advkern.nn import TransformerBlock
 from advkern.ops import vit_attention
@@ -36,6 +37,21 @@ def sdpa(backend):
             return torch.nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2)
 
     return call
+
+
+def flex() -> dict:
+    """FlexAttention, which is fast only when compiled, where it runs; on a CPU it has no backward."""
+    compiled = torch.compile(flex_attention, dynamic=False)
+
+    def call(qkv):
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return compiled(q, k, v).transpose(1, 2)
+
+    try:
+        call(torch.ones(1, 32, 3, 1, DIM))
+    except RuntimeError:
+        return {}
+    return {"flex": call}
 
 
 def ours(qkv, dropout=0.0):
@@ -67,7 +83,7 @@ def facts(work, length, threads):
 @pytest.mark.parametrize("length", LENGTHS)
 def bench_forward(compare, threads, inputs, length):
     qkv, _ = inputs(length)
-    candidates = {name: lambda f=f: f(qkv) for name, f in functions().items()}
+    candidates = {name: lambda f=f: f(qkv) for name, f in (functions() | flex()).items()}
     compare(candidates, lambda: eager(qkv.double()), **facts("forward", length, threads))
 
 

@@ -245,6 +245,36 @@ def vit_attention() -> Iterator[str]:
         yield ""
 
 
+def vit_models() -> Iterator[str]:
+    """Whole vision transformers: time of ViT-S/16, peak memory of ViT-S/16 and ViT-B/16."""
+    for machine, results in _results("vit"):
+        rows = results["rows"]
+        timed = [row for test, row in rows.items() if not test.endswith(HUGE) and "samples_ms" in row]
+        yield f"{machine}, float32, 8 images of 224 x 224. {HOW_FEW}"
+        yield ""
+        yield "| work | model | threads | ours | tutorial | timm |"
+        yield "|---|---|--:|--:|--:|--:|"
+        for row in sorted(timed, key=_order):
+            cells = " | ".join(_times(row["ratios"].get(name)) for name in ("tutorial", "timm"))
+            yield f"| {row['work']} | {row['graph']} | {row['threads']} | {_ms(row)} | {cells} |"
+        yield ""
+        yield "Peak memory over the model, its optimiser and the images; a ratio is ours over the tutorial's."
+        yield ""
+        yield "| work | model | images | ours | tutorial | timm | ratio |"
+        yield "|---|---|---|--:|--:|--:|--:|"
+        for row in sorted(_weighed(rows), key=lambda row: (row["work"], row["size"], row["pixels"])):
+            peaks = row["peak_bytes"]
+            names = ("advkern", "tutorial", "timm")
+            cells = " | ".join(f"{peaks[name] / 1e6:.0f} MB" if name in peaks else "" for name in names)
+            images = f"{row['batch']} of {row['pixels']} x {row['pixels']}"
+            yield f"| {row['work']} | {row['size']} | {images} | {cells} | {row['ratio']:.2f}x |"
+        yield ""
+
+
+def _weighed(rows: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for test, row in rows.items() if not test.endswith(HUGE) and "peak_bytes" in row]
+
+
 def efficientnet() -> Iterator[str]:
     """EfficientNet-B0 beside timm's and torchvision's."""
     for machine, results in _results("efficientnet"):
@@ -304,6 +334,7 @@ TABLES = {
     "overhead": overhead,
     "gat_attention": gat_attention,
     "vit_attention": vit_attention,
+    "vit_models": vit_models,
     "training": training,
     "memory": memory,
 }

@@ -84,6 +84,13 @@ def test_attention_counts_as_its_two_products_and_their_five(anywhere):
     assert count(lambda: ops.vit_attention((q, k, v)).sum().backward()) == trained
 
 
+def test_linear_counts_as_torch_s_own(anywhere):
+    x, weight = torch.randn(11, 5, requires_grad=True), torch.randn(3, 5, requires_grad=True)
+    own = lambda: torch.nn.functional.linear(x, weight)
+    assert count(lambda: ops.linear(x, weight)) == count(own) == 2 * 11 * 5 * 3
+    assert count(lambda: ops.linear(x, weight).sum().backward()) == count(lambda: own().sum().backward())
+
+
 def test_graph_attention_counts_a_product_an_edge(anywhere):
     graph = uniform_graph(20, 70)
     h = torch.randn(20, 3, 5, requires_grad=True)

@@ -74,7 +74,7 @@ def pictures(result: Result) -> list[Picture]:
     """What B0 to B7 cost, and what they are worth."""
 
     def draw() -> Figure:
-        figure = Figure(figsize=(6.8, 3.6), layout="constrained")
+        figure = Figure(figsize=(6.8, 5.2), layout="constrained")
         plots.compound_scaling(scaled, ACCURACY, figure.subplots())
         return figure
 

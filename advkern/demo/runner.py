@@ -26,7 +26,6 @@ with demo_extra():
     from tqdm import tqdm
 
 SEEDS = 3
-_WARM_UP = 5  # epochs: caches are filled and threads started
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def collect(only: Iterable[str], device: torch.device, *, quick: bool = False) -
 
 def run(experiments: Sequence[Experiment], *, seeds: int = SEEDS) -> list[Result]:
     """Run each experiment, with a progress bar over all epochs where stderr is a terminal."""
-    total = sum(2 * (_WARM_UP + seeds * experiment.epochs) for experiment in experiments)
+    total = sum(2 * (_warm_up(experiment) + seeds * experiment.epochs) for experiment in experiments)
     with tqdm(total=total, unit="epoch", disable=None) as bar:
         return [_compare(experiment, seeds, bar) for experiment in experiments]
 
@@ -131,12 +130,17 @@ def run(experiments: Sequence[Experiment], *, seeds: int = SEEDS) -> list[Result
 def _compare(experiment: Experiment, seeds: int, bar: tqdm) -> Result:
     bar.set_description(f"{experiment.model} on {experiment.data.name}")
     for contender in (experiment.ours, experiment.twin):
-        _train(replace(experiment, epochs=_WARM_UP), contender, 0, bar)
+        _train(replace(experiment, epochs=_warm_up(experiment)), contender, 0, bar)
     ours, twin = [], []
     for seed in range(seeds):  # in turn, so that a slow spell of the machine meets both
         ours.append(_train(experiment, experiment.ours, seed, bar))
         twin.append(_train(experiment, experiment.twin, seed, bar))
     return Result(experiment, _row(experiment, ours, twin), ours, twin)
+
+
+def _warm_up(experiment: Experiment) -> int:
+    """Epochs before the measured ones, in which caches are filled and threads started: a few steps."""
+    return 1 if experiment.batch_size else 5
 
 
 def _train(experiment: Experiment, contender: Contender, seed: int, bar: tqdm) -> Training:

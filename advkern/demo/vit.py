@@ -35,7 +35,7 @@ def experiments(device: torch.device) -> list[Experiment]:
                 build=lambda: placed(EagerVisionTransformer(*sizes), "pos_embed"),
                 scores=lambda model, rows: model(data.features[rows])[0],
             ),
-            epochs=12,
+            epochs=8,
             batch_size=32,
             learning_rate=0.003,
             weight_decay=0.0,

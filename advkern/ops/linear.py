@@ -20,9 +20,23 @@ def _bwd_weight_fake(grad, x):
     return x.new_empty(grad.shape[1], x.shape[1])
 
 
-_FWD = define("linear_fwd", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor", reference.linear, _fwd_fake)
+def _fwd_flops(x, weight, *rest, **options):
+    return 2 * x[0] * weight[0] * weight[1]
+
+
+def _bwd_weight_flops(grad, x, **options):
+    return 2 * x[0] * x[1] * grad[1]
+
+
+_FWD = define(
+    "linear_fwd", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor", reference.linear, _fwd_fake, _fwd_flops
+)
 _BWD_WEIGHT = define(
-    "linear_bwd_weight", "(Tensor grad, Tensor x) -> Tensor", reference.weight_gradient, _bwd_weight_fake
+    "linear_bwd_weight",
+    "(Tensor grad, Tensor x) -> Tensor",
+    reference.weight_gradient,
+    _bwd_weight_fake,
+    _bwd_weight_flops,
 )
 backend.register_op("linear", {"cpu": "cpu"})
 

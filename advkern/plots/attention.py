@@ -99,7 +99,8 @@ def cross_modal_blocks(
     for (payer, rows), (paid, columns) in itertools.product(parts.items(), repeat=2):
         share = attention[slice(*rows), slice(*columns)].sum(axis=1).mean()
         place = (sum(columns) - 1) / 2, (sum(rows) - 1) / 2
-        ax.text(*place, f"{payer} to\n{paid}\n{share:.0%}", ha="center", va="center", size="small", bbox=box)
+        name = f"{payer} to\n{paid}\n{share:.0%}"
+        ax.text(*place, name, ha="center", va="center", size="x-small", color="black", bbox=box)
     middle = [(first + last - 1) / 2 for first, last in parts.values()]
     ticks = [middle[0], *range(num_patches, length)] if tokens else middle
     names = [f"{num_patches} patches", *(tokens or ["text"])]

@@ -32,6 +32,7 @@ def training_curves(
     """
     ax = current_axes(ax)
     import numpy as np
+    from matplotlib.ticker import MaxNLocator
 
     for k, (name, values) in enumerate(histories.items()):
         runs = np.atleast_2d(np.asarray(values, dtype=float))  # [runs, epochs]
@@ -42,6 +43,7 @@ def training_curves(
         if len(runs) > 1:
             ax.fill_between(epochs, runs.min(axis=0), runs.max(axis=0), color=color, alpha=0.15, linewidth=0)
     ax.set(xlabel="epoch", ylabel=quantity)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False)
     return ax
