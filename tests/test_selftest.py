@@ -25,7 +25,6 @@ def report():
 
 def test_passes_on_this_machine(report):
     assert report.passed, report.failures
-    assert report.seconds < 60
 
 
 def test_every_op_is_tested_on_every_backend_that_can_run(report):
