@@ -305,6 +305,23 @@ def squeeze_excite() -> Iterator[str]:
         yield ""
 
 
+def linear() -> Iterator[str]:
+    """The product with a layer's weight beside torch's own."""
+    for machine, results in _results("linear"):
+        yield f"{machine}, float32. {HOW}"
+        yield ""
+        yield "| work | product | threads | ours | torch | error, ours / torch |"
+        yield "|---|---|--:|--:|--:|--:|"
+        rows = [row for test, row in results["rows"].items() if not test.endswith(HUGE)]
+        for row in sorted(rows, key=lambda row: (row["work"], row["channels"], row["threads"])):
+            told = " / ".join(f"{row['errors'][name]:.0e}" for name in ("advkern", "torch"))
+            yield (
+                f"| {row['work']} | {row['graph']} | {row['threads']} | {_ms(row)} | "
+                f"{_times(row['ratios']['torch'])} | {told} |"
+            )
+        yield ""
+
+
 def convert() -> Iterator[str]:
     """Models that people have, beside the same models converted."""
     for machine, results in _results("convert"):
@@ -326,6 +343,7 @@ TABLES = {
     "efficientnet": efficientnet,
     "squeeze_excite": squeeze_excite,
     "convert": convert,
+    "linear": linear,
     "integration": integration,
     "integration_all": integration_all,
     "aggregation": aggregation,
