@@ -85,4 +85,5 @@ clean:  ## remove everything that was built, .venv too
 .venv/install.stamp: .venv/env.stamp setup.py pyproject.toml $(shell find csrc -type f 2>/dev/null)
 	ADVKERN_BUILD=cpu $(PIP_INSTALL) --no-build-isolation --editable '.[demo,test,bench,docs,lint]'
 	$(PIP_INSTALL) --no-deps timm torchvision  # peers of tests; by themselves they would fetch another torch
+	-$(BIN)/python -c 'import triton' 2> /dev/null || $(PIP_INSTALL) --no-deps triton==3.6.0  # for the tests of its kernels; a CUDA torch brings its own
 	touch $@
