@@ -14,6 +14,7 @@ _WORTH = 1 << 20
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x W^T + b`` with ``weight: [out, in]``."""
-    if x.device.type == "cpu" and x.numel() // x.shape[-1] * weight.shape[0] >= _WORTH:
+    eager = x.layout == torch.strided and not torch.compiler.is_compiling()  # a look at sizes would guard on them
+    if eager and x.device.type == "cpu" and x.numel() // x.shape[-1] * weight.shape[0] >= _WORTH:
         return fused_linear(x, weight, bias)
     return torch.nn.functional.linear(x, weight, bias)
