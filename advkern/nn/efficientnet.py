@@ -131,7 +131,7 @@ class EfficientNet(nn.Module):
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Identity())
         _initialize(self.features)
         for norm in _norms(self.features):
-            norm.eps, norm.momentum = norm_eps or config.norm_eps, config.norm_momentum
+            norm.eps, norm.momentum = config.norm_eps if norm_eps is None else norm_eps, config.norm_momentum
         self.reset_classifier(0 if features_only else num_classes)
 
     @property
