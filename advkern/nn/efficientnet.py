@@ -293,8 +293,8 @@ def _initialize(features: nn.Module) -> None:
                 nn.init.zeros_(conv.bias)
 
 
-def _norms(module: nn.Module) -> Iterator[nn.BatchNorm2d]:
-    return (norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d))
+def _norms(module: nn.Module) -> Iterator[nn.BatchNorm2d | nn.SyncBatchNorm]:
+    return (norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm))
 
 
 @contextmanager

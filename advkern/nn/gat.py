@@ -207,7 +207,8 @@ class GATConv(nn.Module):
         if self.res is not None:
             out = out + self.res(x)
         if self.bias is not None:  # in place where nothing was kept of `out`: a fresh one costs as much as the kernel
-            out = out.add_(self.bias) if _is_plain(out, self.bias) else out + self.bias
+            alone = out.dtype == self.bias.dtype and _is_plain(out, self.bias)
+            out = out.add_(self.bias) if alone else out + self.bias
         if return_attention_weights is None:
             return out
         alpha = edge_attention(graph, *scores, row_max, row_sum, self.negative_slope).to(h.dtype)
