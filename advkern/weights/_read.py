@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,15 @@ class WeightsError(ValueError):
     report: Any = None
 
 
-def read(source: Any) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a file or a mapping, and notes on what had to be unwrapped."""
+def read(source: Any, own: Set[str]) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a file or a mapping for a model whose own keys are ``own``, and notes on what was unwrapped."""
     if isinstance(source, str | os.PathLike):
         name, content = os.fspath(source), _read_file(Path(source))
     elif isinstance(source, Mapping):
         name, content = "state_dict", source
     else:
         raise TypeError(f"source: expected a path or a state_dict, got {type(source).__name__}")
-    content, notes = _unwrapped(content)
+    content, notes = _unwrapped(content, own)
     return _checked(name, content), notes
 
 
@@ -80,11 +80,12 @@ def _load_safetensors(path: Path) -> Any:
     return load_file(path)
 
 
-def _unwrapped(content: Any) -> tuple[Any, list[str]]:
+def _unwrapped(content: Any, own: Set[str]) -> tuple[Any, list[str]]:
     notes: list[str] = []
     while isinstance(content, Mapping) and len(notes) < _DEEPEST:  # a mapping may hold itself
         wrapper = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        prefix = next((p for p in _PREFIXES if content and all(str(key).startswith(p) for key in content)), None)
+        foreign = content and not own & content.keys()  # a model may have such a prefix itself
+        prefix = next((p for p in _PREFIXES if foreign and all(str(key).startswith(p) for key in content)), None)
         if wrapper is not None:
             notes.append(f"taken from under the key {wrapper!r}")
             content = content[wrapper]

@@ -93,7 +93,7 @@ def load_pretrained(
     _check_model(model)
     if any(tensor.is_meta for tensor in model.state_dict().values()):
         raise ValueError("model: expected one that can hold values, got parameters on the meta device")
-    state, notes = read(source)
+    state, notes = read(source, model.state_dict().keys())
     with torch.no_grad():
         ours, report = _matched(model, state, _recognised(model, state), notes, resize_positions)
         if not report.matched or (strict and not report.complete):
@@ -113,7 +113,7 @@ def import_state_dict(model: nn.Module, state_dict: Mapping[str, Any], source: s
         ValueError: a source that does not exist for such a model.
     """
     _check_model(model)
-    state, notes = read(state_dict)
+    state, notes = read(state_dict, model.state_dict().keys())
     with torch.no_grad():
         ours, report = _matched(model, state, _format(model, "source", source), notes)
     if not report.complete:

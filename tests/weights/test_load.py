@@ -99,10 +99,28 @@ def test_values_are_cast_to_the_models_type(model, state):
     assert_loaded(model, {key: value.float() for key, value in halves.items()})
 
 
-@pytest.mark.parametrize("make", [lambda: ODEFunc(3), lambda: nn.Linear(2, 3), lambda: nn.BatchNorm1d(3)])
+MODULES = {
+    "ODEFunc": lambda: ODEFunc(3),
+    "linear": lambda: nn.Linear(2, 3),
+    "norm": lambda: nn.BatchNorm1d(3),
+    "DataParallel": lambda: nn.DataParallel(nn.Linear(2, 3)),
+    "compiled": lambda: torch.compile(nn.Linear(2, 3)),
+    "a child named module": lambda: nn.ModuleDict({"module": nn.Linear(2, 3), "other": nn.ReLU()}),
+}
+
+
+@pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
 def test_any_module_loads_its_own_keys(make):
     model, other = make(), make()
-    assert load_pretrained(model, other.state_dict()).source == "advkern"
+    report = load_pretrained(model, other.state_dict())
+    assert report.source == "advkern" and not report.notes
+    assert_loaded(model, other.state_dict())
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod."])
+def test_a_prefix_before_a_models_own_is_taken_off(wrapper):
+    model, other = nn.DataParallel(nn.Linear(2, 3)), nn.DataParallel(nn.Linear(2, 3))
+    load_pretrained(model, WRAPPERS[wrapper](other.state_dict()))
     assert_loaded(model, other.state_dict())
 
 
