@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 
 import pytest
@@ -11,18 +10,14 @@ import torch
 import advkern
 from advkern.testing import standard_graph
 from advkern.testing.graphs import SIZES
+from advkern.testing.peers import import_peer
 
 CLASSES = 40
 
 
 def timm_vit():
     """ViT-S/16 of timm at 224 x 224, weights at random, and a batch of four."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for op in ("nms", "qnms"):  # torchvision, which timm imports, looks them up where its compiled part cannot load
-        with contextlib.suppress(RuntimeError):
-            library.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    timm = pytest.importorskip("timm")
-    model = timm.create_model("vit_small_patch16_224", pretrained=False, num_classes=CLASSES)
+    model = import_peer("timm").create_model("vit_small_patch16_224", pretrained=False, num_classes=CLASSES)
     return model, (torch.randn(4, 3, 224, 224),)
 
 

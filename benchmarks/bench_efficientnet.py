@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from conftest import import_torchvision
 from torch import nn
 
 from advkern.nn import EfficientNet, SqueezeExcite
+from advkern.testing.peers import import_peer
 
 BATCH, PIXELS, CLASSES = 8, 224, 1000
 # channels, squeeze channels and pixels a side of B0's sixteen squeezes
@@ -36,14 +35,12 @@ def last(module_or_tensor: Any) -> Any:
 
 def torchvision_b0() -> nn.Module:
     """Torchvision's network."""
-    import_torchvision()
-    return importlib.import_module("torchvision.models").efficientnet_b0()
+    return import_peer("torchvision.models").efficientnet_b0()
 
 
 def timm_b0() -> nn.Module:
-    """timm's network, with the drop rates of ours; it imports torchvision."""
-    import_torchvision()
-    return importlib.import_module("timm").create_model("efficientnet_b0", drop_rate=0.2, drop_path_rate=0.2)
+    """timm's network, with the drop rates of ours."""
+    return import_peer("timm").create_model("efficientnet_b0", drop_rate=0.2, drop_path_rate=0.2)
 
 
 class TutorialExcite(nn.Module):

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import import_torchvision
 from torch import Tensor, nn
 
 from advkern.demo.vit import EagerVisionTransformer
 from advkern.nn import VisionTransformer
 from advkern.testing import peak_memory
+from advkern.testing.peers import import_peer
 
 # embed_dim, depth, num_heads of patches of 16 x 16
 SIZES = {"ViT-S/16": (384, 12, 6), "ViT-B/16": (768, 12, 12)}
@@ -32,11 +31,10 @@ def model(name: str, size: str = "ViT-S/16", pixels: int = PIXELS) -> nn.Module:
     if name != "timm":
         kind = {"advkern": VisionTransformer, "tutorial": EagerVisionTransformer}[name]
         return kind(pixels, 16, 3, CLASSES, *shape)
-    import_torchvision()
     options = dict(zip(("embed_dim", "depth", "num_heads"), shape, strict=True))
     drops = dict.fromkeys(("pos_drop_rate", "proj_drop_rate", "attn_drop_rate"), DROPOUT)
     norm = partial(nn.LayerNorm, eps=1e-5)
-    return importlib.import_module("timm.models").VisionTransformer(pixels, norm_layer=norm, **options, **drops)
+    return import_peer("timm.models").VisionTransformer(pixels, norm_layer=norm, **options, **drops)
 
 
 def forward(name: str, net: nn.Module, reads: bool) -> Callable[[Tensor], Tensor]:

@@ -5,7 +5,6 @@ Results go to ``benchmarks/results/<machine>/<file>.json``, one file a benchmark
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -75,16 +74,6 @@ def keep_row(request):
             keep(Path(request.node.path).stem.removeprefix("bench_"), request.node.name, row)
 
     return run
-
-
-def import_torchvision() -> None:
-    """Import torchvision, as timm does. Its compiled ops need the torch it was built with; models do without."""
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:
-        for op in ("nms", "qnms"):  # whose schemas alone its import asks for
-            torch.library.define(f"torchvision::{op}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        importlib.import_module("torchvision")
 
 
 def relative_error(

@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 
-import pytest
 import torch
 import tutorial
+from peers import pyg, timm
 from torch import nn
 
 from advkern.conversion.probe import tensors_of
 from advkern.testing import assert_matches
 
 
-@functools.cache
-def timm():
-    """timm; it imports torchvision, which looks up two ops that only its compiled part defines."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for op in ("nms", "qnms"):
-        with contextlib.suppress(RuntimeError):  # defined already
-            library.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    module = pytest.importorskip("timm", reason="timm is not installed")
-    module.advkern_tests_library = library  # what it defines lives as long as it does
-    return module
-
-
 def timm_attention(**options):
     """timm's Attention of 4 heads of 8."""
     return timm().layers.Attention(32, 4, **options)
-
-
-def pyg():
-    """PyTorch Geometric's modules."""
-    return pytest.importorskip("torch_geometric.nn", reason="torch_geometric is not installed")
 
 
 def typed(name, *args, **kwargs):
