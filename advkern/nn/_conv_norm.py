@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from advkern.nn._hooks import has_hooks, has_own_forward
+
 
 class ConvNormSequential(nn.Sequential):
     """``nn.Sequential`` that in evaluation multiplies a norm into the weights of the convolution before it.
@@ -15,8 +17,8 @@ class ConvNormSequential(nn.Sequential):
     ``norm(conv(x)) = conv'(x)`` with ``weight' = weight * s``, ``bias' = beta - s * mean`` and
     ``s = gamma / sqrt(var + eps)``; a SiLU behind works in place. The weights are multiplied anew in every call: that
     is little beside the images, and no change of them can be missed. It happens where no gradient is wanted, in
-    float32 and float64 on the CPU, to layers that are torch's own and have no hooks; ``torch.compile`` and
-    ``torch.export`` see the plain layers.
+    float32 and float64 on the CPU, to layers that are torch's own and have no hooks, nor all modules one;
+    ``torch.compile`` and ``torch.export`` see the plain layers.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,7 +57,7 @@ def _are_plain(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
 
 def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether it is of that very type (a parametrised module has one of its own) and calls nobody."""
-    return type(module) is kind and not module._forward_hooks and not module._forward_pre_hooks
+    return type(module) is kind and not has_hooks(module) and not has_own_forward(module)
 
 
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:

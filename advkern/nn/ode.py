@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from advkern.nn._hooks import has_hooks, has_own_forward
 from advkern.ops._odeint import check_method, check_step_size, integrate
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class ODEFunc(nn.Module):
@@ -47,14 +46,14 @@ class ODEFunc(nn.Module):
 def network_weights(func: nn.Module) -> tuple[Tensor, ...] | str:
     """Weights and biases of a ``func`` that calls its ``net``, a Linear, Tanh, Linear, else why it is none."""
     net = func._modules.get("net")
-    if "forward" in func.__dict__:
+    if has_own_forward(func):
         return f"{type(func).__name__} has a forward of its own"
     if type(net) is not nn.Sequential or [type(m) for m in net] != [nn.Linear, nn.Tanh, nn.Linear]:
         return "its net is not Linear, Tanh, Linear any more"
     modules = (func, net, *net)
-    if any(getattr(m, hooks) for m in modules for hooks in _HOOKS) or nn.modules.module._has_any_global_hook():
+    if has_hooks(*modules):
         return "a hook is registered on it"
-    if any("forward" in m.__dict__ for m in modules):
+    if has_own_forward(*modules):
         return "a forward was replaced"
     weights = tuple(getattr(layer, name) for layer in (net[0], net[2]) for name in ("weight", "bias"))
     return "a bias is missing" if any(w is None for w in weights) else weights

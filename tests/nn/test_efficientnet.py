@@ -377,6 +377,26 @@ def test_hooks_of_layers_run(evaluated, index):
 
 
 @torch.no_grad()
+def test_hooks_of_all_modules_see_every_layer(evaluated):
+    block, x, expected = evaluated
+    seen = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: seen.append(module))
+    with handle:
+        torch.testing.assert_close(block(x), expected)
+    assert all(any(layer is module for module in seen) for layer in block.conv)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("index", range(3))
+def test_a_replaced_forward_is_called(evaluated, index):
+    block, x, expected = evaluated
+    layer = block.conv[index]
+    layer.forward = lambda x, forward=layer.forward: forward(x) + 1
+    assert not torch.allclose(block(x), expected)
+    torch.testing.assert_close(block(x), x + nn.Sequential(*block.conv)(x))
+
+
+@torch.no_grad()
 def test_other_layers_are_left_alone(evaluated):
     block, x, _ = evaluated
     nn.utils.parametrizations.weight_norm(block.conv[0])
