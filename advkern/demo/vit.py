@@ -154,13 +154,13 @@ class EagerVisionTransformer(nn.Module):
 
     def __init__(
         self,
-        img_size: int = 224,
-        patch_size: int = 16,
-        in_channels: int = 3,
-        num_classes: int = 1000,
-        embed_dim: int = 768,
-        depth: int = 12,
-        num_heads: int = 12,
+        img_size: int,
+        patch_size: int,
+        in_channels: int,
+        num_classes: int,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
     ) -> None:
         super().__init__()
         self.patch_embed = EagerPatchEmbedding(img_size, patch_size, in_channels, embed_dim)

@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse
 import torch
 import tutorial
+from drop_in import assert_same_start
 from torch import nn
 
 import advkern.nn
@@ -27,12 +28,6 @@ ADJACENCIES = {
     "scipy": lambda adj: scipy.sparse.csr_array(adj.numpy()),
 }
 of_every_adjacency = pytest.mark.parametrize("make", ADJACENCIES.values(), ids=ADJACENCIES)
-
-
-@pytest.fixture
-def theirs():
-    """The tutorial's classes by name."""
-    return tutorial.namespace()
 
 
 @pytest.fixture
@@ -101,11 +96,7 @@ def test_state_dict_loads_both_ways(theirs):
 
 
 def test_same_seed_gives_the_same_weights(theirs):
-    torch.manual_seed(5)
-    model = theirs["GAT"](5, 4, 3, 2)
-    torch.manual_seed(5)
-    ours = GAT(5, 4, 3, 2)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), ours.parameters(), strict=True))
+    assert_same_start(theirs["GAT"], GAT, 5, 4, 3, 2)
 
 
 def test_entries_that_are_not_positive_are_no_edges(theirs, connected, x):

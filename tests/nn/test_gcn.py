@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse
 import torch
 import tutorial
+from drop_in import assert_same_start, gradients
 from torch import nn
 
 import advkern.nn
@@ -31,22 +32,14 @@ of_every_adjacency = pytest.mark.parametrize("make", ADJACENCIES.values(), ids=A
 
 
 @pytest.fixture
-def theirs():
-    """The tutorial's classes by name."""
-    return tutorial.namespace()
-
-
-@pytest.fixture
 def x():
     return torch.randn(6, 5, dtype=torch.float64)
 
 
-def gradients(module, x, adj):
-    """The gradients of a fixed function of the output, in x and in every parameter."""
+def gradients_with(module, x, adj):
+    """The gradients by that adjacency."""
     x = x.clone().requires_grad_()
-    out = module(x, adj)
-    factor = torch.linspace(-1, 2, out.numel(), dtype=out.dtype).view_as(out)
-    return torch.autograd.grad((out * factor).sum(), [x, *module.parameters()])
+    return gradients(module, x, module(x, adj))
 
 
 def pair(theirs, num_layers=2):
@@ -82,7 +75,7 @@ def test_layer_is_the_tutorials(theirs, make, directed, x):
     ours.load_state_dict(layer.state_dict())
     coo = directed.to_sparse()
     torch.testing.assert_close(ours(x, make(directed)), layer(x, coo))
-    torch.testing.assert_close(gradients(ours, x, make(directed)), gradients(layer, x, coo))
+    torch.testing.assert_close(gradients_with(ours, x, make(directed)), gradients_with(layer, x, coo))
 
 
 @of_every_adjacency
@@ -91,7 +84,7 @@ def test_model_is_the_tutorials(theirs, make, num_layers, directed, x):
     model, ours = pair(theirs, num_layers)
     coo = directed.to_sparse()
     torch.testing.assert_close(ours.eval()(x, make(directed)), model.eval()(x, coo))
-    torch.testing.assert_close(gradients(ours, x, make(directed)), gradients(model, x, coo))
+    torch.testing.assert_close(gradients_with(ours, x, make(directed)), gradients_with(model, x, coo))
 
 
 @pytest.mark.parametrize("num_layers", [2, 3])
@@ -107,12 +100,7 @@ def test_state_dict_loads_both_ways(theirs, num_layers):
 
 @pytest.mark.parametrize("num_layers", [2, 3])
 def test_same_seed_gives_the_same_weights(theirs, num_layers):
-    states = []
-    for kind in (theirs["GCN"], GCN):
-        torch.manual_seed(3)
-        states.append(kind(5, 8, 3, num_layers).state_dict())
-    for name, value in states[0].items():
-        assert torch.equal(states[1][name], value)
+    assert_same_start(theirs["GCN"], GCN, 5, 8, 3, num_layers)
 
 
 def test_same_seed_gives_the_same_training(theirs, directed, x):
@@ -350,7 +338,7 @@ def test_compiles_without_a_graph_break_and_trains(add_self_loops, directed, x):
     compiled = torch.compile(model, fullgraph=True)
     graph = Graph.from_dense(directed)
     torch.testing.assert_close(compiled(x, graph), model(x, directed))
-    torch.testing.assert_close(gradients(compiled, x, graph), gradients(model, x, directed))
+    torch.testing.assert_close(gradients_with(compiled, x, graph), gradients_with(model, x, directed))
 
 
 @pytest.mark.compile

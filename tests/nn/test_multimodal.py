@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-import tutorial
+from drop_in import assert_same_start
 
 from advkern.nn import MultimodalTransformer
 
@@ -19,12 +19,12 @@ SIZES = {
 
 
 @pytest.fixture
-def pair():
+def pair(theirs):
     """The tutorial's model and ours with its weights, in float64 and eval mode."""
-    theirs = tutorial.namespace()["MultimodalTransformer"](**SIZES).double().eval()
+    model = theirs["MultimodalTransformer"](**SIZES).double().eval()
     ours = MultimodalTransformer(**SIZES).double().eval()
-    ours.load_state_dict(theirs.state_dict())
-    return theirs, ours
+    ours.load_state_dict(model.state_dict())
+    return model, ours
 
 
 @pytest.fixture
@@ -63,14 +63,8 @@ def test_model_is_the_tutorials(pair, given, images, text):
             torch.testing.assert_close(actual, expected)
 
 
-def test_keys_and_initial_weights_are_the_tutorials():
-    states = []
-    for kind in (tutorial.namespace()["MultimodalTransformer"], MultimodalTransformer):
-        torch.manual_seed(3)
-        states.append(kind(**SIZES).state_dict())
-    assert list(states[0]) == list(states[1])
-    for key, value in states[0].items():
-        assert torch.equal(states[1][key], value)
+def test_keys_and_initial_weights_are_the_tutorials(theirs):
+    assert_same_start(theirs["MultimodalTransformer"], MultimodalTransformer, **SIZES)
 
 
 def test_pads_change_nothing(model, images, text):

@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 import tutorial
+from drop_in import assert_same_start
 from torch import nn
 
 import advkern.nn
@@ -27,12 +28,6 @@ class Decay(nn.Module):
 
     def forward(self, t, x):
         return -self.rate * x
-
-
-@pytest.fixture
-def theirs():
-    """The tutorial's classes by name."""
-    return tutorial.namespace()
 
 
 def pair(theirs, dim=3, solver="rk4", step_size=0.125):
@@ -65,11 +60,7 @@ def test_state_dict_loads_both_ways(theirs):
 
 
 def test_same_seed_gives_the_same_weights(theirs):
-    states = []
-    for kind in (theirs["ODEFunc"], ODEFunc):
-        torch.manual_seed(3)
-        states.append(kind(5).state_dict())
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert_same_start(theirs["ODEFunc"], ODEFunc, 5)
 
 
 def test_same_training(theirs):

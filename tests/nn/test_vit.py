@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 import tutorial
+from drop_in import assert_same_signature, assert_same_start, gradients, images
 from torch import nn
 
 import advkern.nn
@@ -16,28 +17,12 @@ from advkern.nn import MultiHeadSelfAttention, PatchEmbedding, TransformerBlock,
 VIT = {"img_size": 16, "patch_size": 4, "in_channels": 3, "num_classes": 5, "embed_dim": 24, "depth": 3, "num_heads": 4}
 
 
-@pytest.fixture
-def theirs():
-    """The tutorial's classes by name."""
-    return tutorial.namespace()
-
-
 def pair(theirs, name, *args, **kwargs):
     """The tutorial's module and ours with its weights, in float64 and without dropout."""
     module = theirs[name](*args, **kwargs).double().eval()
     ours = getattr(advkern.nn, name)(*args, **kwargs).double().eval()
     ours.load_state_dict(module.state_dict())
     return module, ours
-
-
-def gradients(module, x, out):
-    """The gradients of a fixed function of the output, in x and in every parameter."""
-    factor = torch.linspace(-1, 2, out.numel(), dtype=out.dtype).view_as(out)
-    return torch.autograd.grad((out * factor).sum(), [x, *module.parameters()])
-
-
-def images(*shape, dtype=torch.float64):
-    return torch.randn(*shape, dtype=dtype, requires_grad=True)
 
 
 MODULES = {
@@ -73,24 +58,12 @@ def test_module_is_the_tutorials(theirs, name):
 
 @of_every_module
 def test_keys_order_and_initial_weights_are_the_tutorials(theirs, name):
-    args, _ = MODULES[name]
-    states = []
-    for kind in (theirs[name], getattr(advkern.nn, name)):
-        torch.manual_seed(3)
-        states.append(kind(*args).state_dict())
-    assert list(states[0]) == list(states[1])
-    for key, value in states[0].items():
-        assert torch.equal(states[1][key], value)
+    assert_same_start(theirs[name], getattr(advkern.nn, name), *MODULES[name][0])
 
 
 @of_every_module
 def test_keyword_arguments_and_defaults_are_the_tutorials(theirs, name):
-    parameters = []
-    for kind in (theirs[name], getattr(advkern.nn, name)):
-        code = kind.__init__.__code__
-        names = code.co_varnames[1 : code.co_argcount]
-        parameters.append((names, kind.__init__.__defaults__))
-    assert parameters[0] == parameters[1]
+    assert_same_signature(theirs[name], getattr(advkern.nn, name))
 
 
 def test_cells_of_the_tutorial_run_with_our_classes():
