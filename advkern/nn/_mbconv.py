@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from advkern.nn._checks import check_probability, check_size
+from advkern.nn._checks import check_positive, check_probability, check_size
 from advkern.nn._conv_norm import ConvNormSequential
 
 
@@ -133,13 +132,6 @@ def _mean(x: Tensor) -> Tensor:  # [B, C, H, W] -> [B, C, 1, 1]
     if x.dtype in (torch.float16, torch.bfloat16):  # whose sums need float32 inside, as a mean has it
         return x.mean((2, 3), keepdim=True)
     return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
-
-
-def check_positive(name: str, value: Any) -> None:
-    if not isinstance(value, (int, float)):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}: expected a positive number, got {value}")
 
 
 def check_images(x: Tensor, channels: int) -> None:

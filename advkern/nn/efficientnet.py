@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from advkern.nn._checks import check_probability, check_size
+from advkern.nn._checks import check_norm_eps, check_positive, check_probability, check_size
 from advkern.nn._conv_norm import ConvNormSequential
-from advkern.nn._mbconv import MBConvBlock, SqueezeExcite, check_images, check_positive
+from advkern.nn._mbconv import MBConvBlock, SqueezeExcite, check_images
 
 __all__ = ["EfficientNet", "MBConvBlock", "SqueezeExcite"]
 
@@ -84,8 +84,8 @@ class EfficientNet(nn.Module):
             Ignored under ``torch.compile``, which chooses itself what to compute again.
 
     Raises:
-        ValueError: an unknown variant, a size below 1, a probability outside ``[0, 1]``; in the call, images of other
-            channels.
+        ValueError: an unknown variant, a size below 1, a probability outside ``[0, 1]``, a negative ``norm_eps``; in
+            the call, images of other channels.
 
     Tan and Le 2019, "EfficientNet: rethinking model scaling for convolutional neural networks", arXiv:1905.11946.
     """
@@ -114,6 +114,8 @@ class EfficientNet(nn.Module):
         dropout = config.dropout if dropout is None else dropout
         check_probability("dropout", dropout)
         check_probability("drop_path", drop_path)
+        norm_eps = config.norm_eps if norm_eps is None else norm_eps
+        check_norm_eps(norm_eps)
         self.in_channels, self.resolution = in_channels, config.resolution
         self.features_only, self.gradient_checkpointing = features_only, gradient_checkpointing
 
@@ -131,7 +133,7 @@ class EfficientNet(nn.Module):
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Identity())
         _initialize(self.features)
         for norm in _norms(self.features):
-            norm.eps, norm.momentum = config.norm_eps if norm_eps is None else norm_eps, config.norm_momentum
+            norm.eps, norm.momentum = norm_eps, config.norm_momentum
         self.reset_classifier(0 if features_only else num_classes)
 
     @property
@@ -301,8 +303,8 @@ def _norms(module: nn.Module) -> Iterator[nn.BatchNorm2d | nn.SyncBatchNorm]:
 def _averages_kept(module: nn.Module) -> Iterator[None]:
     """Norms take the batch's moments as in training, and leave their running averages and count alone."""
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in _norms(module)]
-    for norm, *_ in before:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+    for norm, _, count in before:
+        norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else count.clone()
     try:
         yield
     finally:

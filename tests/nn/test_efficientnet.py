@@ -1,6 +1,7 @@
 """``EfficientNet``: the paper's networks, their options, and what torch does with modules."""
 
 import copy
+import math
 import pickle
 
 import pytest
@@ -34,8 +35,12 @@ def test_norms_are_torchvisions():
         with torch.device("meta"):
             model = EfficientNet(variant)
         assert {(m.eps, m.momentum) for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == {expected}
-    norms = [m for m in EfficientNet("b0", norm_eps=0.25).modules() if isinstance(m, nn.BatchNorm2d)]
-    assert {m.eps for m in norms} == {0.25}
+
+
+@pytest.mark.parametrize("eps", [0.25, 0.0])
+def test_norm_eps_is_taken_as_given(eps):
+    norms = [m for m in EfficientNet("b0", **SMALL, norm_eps=eps).modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {m.eps for m in norms} == {eps}
 
 
 def test_initial_activations_keep_their_size():
@@ -89,8 +94,9 @@ def test_images_of_other_channels_are_taken():
     assert model(torch.randn(2, 1, 20, 20)).shape == (2, 4)
 
 
-def test_gradient_checkpointing_changes_nothing_but_memory():
-    model = EfficientNet("b0", **SMALL).double().train()
+@pytest.mark.parametrize("convert", [nn.Module.train, nn.SyncBatchNorm.convert_sync_batchnorm], ids=["", "sync"])
+def test_gradient_checkpointing_changes_nothing_but_memory(convert):
+    model = convert(EfficientNet("b0", **SMALL).double())
     x = images(3, 3, 64, 64)
     results = []
     for checkpointing in (False, True):
@@ -203,6 +209,9 @@ WRONG = {
     "classes_below_none": (lambda: EfficientNet("b0", -2), ValueError, r"num_classes: .*got -2"),
     "dropout_above_one": (lambda: EfficientNet("b0", dropout=1.5), ValueError, r"dropout: .*got 1.5"),
     "negative_width": (lambda: EfficientNet("b0", width=-1), ValueError, r"width: .*positive number, got -1"),
+    "negative_eps": (lambda: EfficientNet("b0", norm_eps=-1e-5), ValueError, r"norm_eps: .*at least 0, got -1e-05"),
+    "eps_is_no_number": (lambda: EfficientNet("b0", norm_eps=math.nan), ValueError, r"norm_eps: .*at least 0, got nan"),
+    "eps_is_text": (lambda: EfficientNet("b0", norm_eps="0"), TypeError, r"norm_eps: expected a number, got '0'"),
     "depth_is_text": (lambda: EfficientNet("b0", depth="2"), TypeError, r"depth: expected a number, got '2'"),
     "images_of_other_channels": (
         lambda: EfficientNet("b0", **SMALL)(torch.randn(1, 1, 8, 8)),
