@@ -83,6 +83,17 @@ def test_state_dict_has_their_keys_and_shapes(theirs):
         assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in layer.state_dict().items()}
 
 
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"residual": True}], ids=str)
+def test_type_under_autocast_is_the_same_with_and_without_gradients(options, x):
+    layer = GATConv(4, 3, **options)
+    with torch.autocast("cpu", torch.bfloat16):
+        trained = layer(x.float(), EDGES)
+        with torch.no_grad():
+            out = layer(x.float(), EDGES)
+    assert out.dtype == trained.dtype
+    torch.testing.assert_close(out, trained)
+
+
 def test_dropout_drops_in_training(x):
     layer = GATConv(4, 3, heads=2, dropout=0.5).double().train()
     first, second = layer(x, EDGES), layer(x, EDGES)

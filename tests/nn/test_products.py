@@ -1,0 +1,55 @@
+"""The product inside graph layers, whose kernel depends on its size: sparse features, and a number of nodes left open."""
+
+import pytest
+import torch
+from torch import nn
+
+from advkern.nn import GCNConv
+from advkern.nn._linear import _WORTH, linear
+
+CHANNELS = 64
+FEW, MANY = 10, _WORTH // CHANNELS  # nodes: on either side of the size where the kernel changes
+
+
+class Product(nn.Module):
+    """Only the product."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(CHANNELS, 3))
+
+    def forward(self, x):
+        return linear(x, self.weight)
+
+
+@pytest.mark.parametrize("num_nodes", [FEW, MANY])
+def test_sparse_features_of_any_size_are_taken(num_nodes):
+    x = torch.zeros(num_nodes, CHANNELS)
+    x[range(num_nodes), torch.arange(num_nodes) % CHANNELS] = 1
+    layer = GCNConv(CHANNELS, CHANNELS)
+    edges = torch.arange(num_nodes).expand(2, -1)
+    torch.testing.assert_close(layer(x.to_sparse(), edges), layer(x, edges))
+
+
+@pytest.mark.compile
+def test_one_compilation_serves_every_number_of_nodes():
+    torch._dynamo.reset()
+    model, graphs = Product(), []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=count)
+    for num_nodes in (FEW, MANY):
+        x = torch.randn(num_nodes, 3)
+        torch.testing.assert_close(compiled(x), model(x))
+    assert len(graphs) == 1
+
+
+@pytest.mark.compile
+def test_exports_for_every_number_of_nodes():
+    model = Product()
+    program = torch.export.export(model, (torch.randn(FEW, 3),), dynamic_shapes=({0: torch.export.Dim("nodes")},))
+    x = torch.randn(MANY, 3)
+    torch.testing.assert_close(program.module()(x), model(x))
