@@ -1,6 +1,7 @@
 """``advkern.compare``: its figures against ones known by other ways, and that it leaves models as they were."""
 
 import math
+import os
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ import advkern
 from advkern import Graph, ops, use_backend
 from advkern.flops import FlopCounterMode
 from advkern.testing import peak_allocated, peak_memory, uniform_graph
+from advkern.testing.memory import _highest
 
 GRAPH = Graph.from_networkx(nx.karate_club_graph())
 
@@ -124,6 +126,22 @@ def test_peak_is_what_was_alive_at_once():
 
     assert peak_allocated(call) == 4 * 3000
     assert peak_allocated(lambda: None) == 0
+
+
+def test_events_of_one_time_count_in_the_order_of_their_record():
+    """That two results were alive at once is not lost where the clock does not tell them apart."""
+    assert _highest([(1, 100), (2, 100), (2, -100), (3, -100)]) == 200
+    assert _highest([(1, 100), (2, -100), (2, 100), (3, -100)]) == 100
+    assert _highest([(2, 100), (1, 50), (3, -150)]) == 150
+
+
+@pytest.mark.parametrize("level", [None, "3"])
+def test_environment_is_as_it_was(monkeypatch, level):
+    monkeypatch.delenv("KINETO_LOG_LEVEL", raising=False)
+    if level is not None:
+        monkeypatch.setenv("KINETO_LOG_LEVEL", level)
+    peak_allocated(lambda: torch.empty(1))
+    assert os.environ.get("KINETO_LOG_LEVEL") == level
 
 
 def test_peak_agrees_with_the_system_s():

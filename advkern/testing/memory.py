@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import accumulate
+from operator import itemgetter
 from typing import Any
 
 import torch
+
+_LOG_LEVEL = "KINETO_LOG_LEVEL"
 
 
 def peak_allocated(call: Callable[[], Any], device: torch.device | str = "cpu") -> int:
@@ -25,11 +29,26 @@ def peak_allocated(call: Callable[[], Any], device: torch.device | str = "cpu") 
         call()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes of its start and stop to stderr
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
-    ) as profile:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with _quiet(), torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
         call()
     events = profile.profiler.kineto_results.events()
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
-    return max(accumulate((bytes for _, bytes in changes), initial=0))
+    return _highest([(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the profiler from writing of its start and stop to stderr, unless the user has set how much it writes."""
+    if _LOG_LEVEL in os.environ:
+        yield
+        return
+    os.environ[_LOG_LEVEL] = "99"
+    try:
+        yield
+    finally:
+        os.environ.pop(_LOG_LEVEL, None)
+
+
+def _highest(changes: list[tuple[int, int]]) -> int:
+    """The greatest running sum of ``(time, bytes)`` by time; what has one time stays in the order of the record."""
+    return max(accumulate((bytes for _, bytes in sorted(changes, key=itemgetter(0))), initial=0))
