@@ -1,4 +1,4 @@
-"""The product inside graph layers, whose kernel depends on its size: sparse features, and a number of nodes left open."""
+"""The product inside graph layers, whose kernel depends on its size: sparse features, and an open number of nodes."""
 
 import pytest
 import torch
