@@ -14,8 +14,8 @@ from advkern.maps import EdgeAttentionMap, EdgeAttentionMaps
 from advkern.nn._checks import check_probability, check_size
 from advkern.nn._linear import linear
 from advkern.nn.gcn import _check_features
+from advkern.ops._derivatives import is_plain
 from advkern.ops.gat_attention import attend, edge_attention
-from advkern.ops.gcn_aggregate import _is_plain
 from advkern.reference.gcn_aggregate import accumulation_dtype
 
 
@@ -207,7 +207,7 @@ class GATConv(nn.Module):
         if self.res is not None:
             out = out + self.res(x)
         if self.bias is not None:  # in place where nothing was kept of `out`: a fresh one costs as much as the kernel
-            alone = out.dtype == self.bias.dtype and _is_plain(out, self.bias)
+            alone = out.dtype == self.bias.dtype and is_plain(out, self.bias)
             out = out.add_(self.bias) if alone else out + self.bias
         if return_attention_weights is None:
             return out

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from advkern import backend
 from advkern.graph import Graph
+from advkern.ops._derivatives import is_plain
 from advkern.ops._schema import EagerFunction, define
 from advkern.ops._seed import seed as draw_seed
-from advkern.ops.gcn_aggregate import _FLOATS, _Adjacency, _adjacency, _aggregate, _edge_dot, _is_plain, _under_autocast
+from advkern.ops.gcn_aggregate import _FLOATS, _Adjacency, _adjacency, _aggregate, _edge_dot, _under_autocast
 from advkern.reference import gat_attention as reference
 from advkern.reference._philox import threshold as threshold_of
 from advkern.reference.gcn_aggregate import accumulation_dtype
@@ -93,7 +94,7 @@ class GatAttentionFunction(torch.autograd.Function):
         grad = grad.contiguous()
         grad_sum = None if grad_sum is None else grad_sum.contiguous()
         a = ctx.adjacency
-        if _is_plain(h, score_dst, score_src, grad, grad_sum):
+        if is_plain(h, score_dst, score_src, grad, grad_sum):
             graph = (a.rowptr, a.schedule, a.rowptr_t, a.col_t, a.schedule_t, a.perm)
             rest = (out, row_max, row_sum, grad, grad_sum, ctx.negative_slope, ctx.threshold)
             grads = _BWD[ctx.where](*graph, h, score_dst, score_src, seed, *rest)
@@ -247,7 +248,7 @@ def attend(
     threshold = threshold_of(dropout, reference.BITS) if training else 0
     seed = draw_seed(h) if threshold else None
     where = backend.choose("gat_attention", h.device.type)
-    plain = _is_plain(*tensors)
+    plain = is_plain(*tensors)
     adjacency = _adjacency(graph, with_transpose=not plain)
     if plain:
         return _FWD[where](*adjacency[:3], *tensors, seed, negative_slope, threshold)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from advkern import backend
 from advkern.graph import Graph
+from advkern.ops._derivatives import is_plain, sum_of_rows
 from advkern.ops._schema import EagerFunction, define
 from advkern.reference import gcn_aggregate as reference
 from advkern.reference.gcn_aggregate import ACTIVATION_NAMES, accumulation_dtype
@@ -116,7 +117,7 @@ class GcnAggregateFunction(torch.autograd.Function):
                 grad_row = _aggregate(adjacency, column, where, weighted)[:, 0]
             if needs_col:
                 grad_col = _aggregate(adjacency.transpose(), row_column, where, weighted[adjacency.perm])[:, 0]
-        grad_bias = _sum_of_rows(grad, acc) if needs_bias else None
+        grad_bias = sum_of_rows(grad, acc) if needs_bias else None
         return grad_x, grad_weight, grad_row, grad_col, grad_bias, None, None, None
 
 
@@ -198,7 +199,7 @@ def _aggregate(
     bias: Tensor | None = None,
     activation: int = 0,
 ) -> Tensor:
-    if _is_plain(x, weight, row_scale, col_scale, bias):
+    if is_plain(x, weight, row_scale, col_scale, bias):
         return _FWD[where](*adjacency[:3], x, weight, row_scale, col_scale, bias, activation)
     function = GcnAggregateFunction if torch.compiler.is_compiling() else _EagerGcnAggregate
     return function.apply(x, weight, row_scale, col_scale, bias, activation, where, adjacency)
@@ -206,17 +207,10 @@ def _aggregate(
 
 def _edge_dot(adjacency: _Adjacency, a: Tensor, b: Tensor, where: str) -> Tensor:
     a, b = a.contiguous(), b.contiguous()
-    if _is_plain(a, b):
+    if is_plain(a, b):
         return _EDGE_DOT[where](*adjacency[:3], a, b)
     function = EdgeDotFunction if torch.compiler.is_compiling() else _EagerEdgeDot
     return function.apply(a, b, where, adjacency)
-
-
-def _is_plain(*tensors: Tensor | None) -> bool:
-    """No derivative of any kind is being taken: the op can be called without its Function."""
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return False
-    return torch.autograd.forward_ad._current_level < 0 and not torch._C._are_functorch_transforms_active()
 
 
 def _activation_backward(grad: Tensor, out: Tensor | None, activation: int) -> Tensor:
@@ -226,13 +220,6 @@ def _activation_backward(grad: Tensor, out: Tensor | None, activation: int) -> T
     if name == "relu":
         return torch.ops.aten.threshold_backward(grad, out, 0)  # in one pass, unlike a mask
     return grad * torch.where(out > 0, 1, out + 1)  # elu
-
-
-def _sum_of_rows(grad: Tensor, acc: torch.dtype) -> Tensor:
-    """The same on any number of threads: torch splits the sum of a single channel among them, never that of two."""
-    channels = grad.shape[1]
-    wide = grad.expand(-1, 2) if channels == 1 else grad
-    return wide.sum(0, dtype=acc)[:channels]
 
 
 def gcn_aggregate(
@@ -289,9 +276,9 @@ def gcn_aggregate(
     where = backend.choose("gcn_aggregate", x.device.type)
     tensors = (x.contiguous(), edge_weight, row_scale, col_scale, bias)
     code = ACTIVATION_NAMES.index(activation)
-    if _is_plain(*tensors):  # asked here and not once more in _aggregate: a call on a small graph is all overhead
+    if is_plain(*tensors):  # asked here and not once more in _aggregate: a call on a small graph is all overhead
         return _FWD[where](*_adjacency(graph, with_transpose=False)[:3], *tensors, code)
-    adjacency = _adjacency(graph, with_transpose=not _is_plain(*tensors[:4]))
+    adjacency = _adjacency(graph, with_transpose=not is_plain(*tensors[:4]))
     return _aggregate(adjacency, tensors[0], where, *tensors[1:], code)
 
 

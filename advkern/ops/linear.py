@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from advkern import backend
+from advkern.ops._derivatives import is_plain, sum_of_rows
 from advkern.ops._schema import EagerFunction, define
-from advkern.ops.gcn_aggregate import _is_plain, _sum_of_rows
 from advkern.reference import linear as reference
 from advkern.reference.gcn_aggregate import accumulation_dtype
 
@@ -68,7 +68,7 @@ class LinearFunction(torch.autograd.Function):
         return (
             _product(grad, weight.t(), None, ctx.where) if needs_x else None,
             _weight_gradient(grad, x, ctx.where) if needs_weight else None,
-            _sum_of_rows(grad, accumulation_dtype(grad.dtype)).to(grad.dtype) if needs_bias else None,
+            sum_of_rows(grad, accumulation_dtype(grad.dtype)).to(grad.dtype) if needs_bias else None,
             None,
         )
 
@@ -130,14 +130,14 @@ class _EagerLinearWeight(EagerFunction, LinearWeightFunction):
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, where: str) -> Tensor:
-    if _is_plain(x, weight, bias):
+    if is_plain(x, weight, bias):
         return _FWD[where](x, weight, bias)
     function = LinearFunction if torch.compiler.is_compiling() else _EagerLinear
     return function.apply(x, weight, bias, where)
 
 
 def _weight_gradient(grad: Tensor, x: Tensor, where: str) -> Tensor:
-    if _is_plain(grad, x):
+    if is_plain(grad, x):
         return _BWD_WEIGHT[where](grad, x)
     function = LinearWeightFunction if torch.compiler.is_compiling() else _EagerLinearWeight
     return function.apply(grad, x, where)
@@ -151,8 +151,8 @@ def linear(
     """``x W^T + b``, as :func:`torch.nn.functional.linear`.
 
     On a CPU in tiles that stay in registers, into memory of huge pages; elsewhere it is torch's own. Differentiable any
-    number of times. Bitwise the same run after run and on any number of threads; a row is the same whatever rows stand
-    beside it.
+    number of times. On the kernel, and not on torch's own, results and gradients are bitwise the same run after run and
+    on any number of threads, and a row is the same whatever rows stand beside it.
 
     Args:
         x: float16, bfloat16, float32 or float64; half types are summed in float32. Under autocast it is torch's own.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from advkern import backend
+from advkern.ops._derivatives import is_plain
 from advkern.ops._schema import EagerFunction, define
 from advkern.ops._seed import seed as draw_seed
 from advkern.reference import vit_attention as reference
@@ -112,7 +113,7 @@ class VitAttentionFunction(torch.autograd.Function):
         grad_out = torch.zeros_like(out) if grad_out is None else grad_out
         grad_lse = grad_lse if ctx.return_lse else None  # the compiler makes zeros of it
         tensors = (grad_out, grad_lse, out, lse, *qkv)
-        if _is_plain(*tensors):
+        if is_plain(*tensors):
             grad = _gradient(ctx.options, ctx.where, *tensors)
         else:
             grad = VitAttentionBackwardFunction.apply(ctx.options, ctx.where, *tensors)
@@ -176,13 +177,6 @@ def _accumulation_dtype(t: Tensor) -> torch.dtype:
     return torch.float64 if t.dtype == torch.float64 else torch.float32
 
 
-def _is_plain(*tensors: Tensor | None) -> bool:
-    """No derivative of any kind is being taken: the op can be called without its Function."""
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return False
-    return torch.autograd.forward_ad._current_level < 0 and not torch._C._are_functorch_transforms_active()
-
-
 def vit_attention(
     qkv: Tensor | tuple[Tensor, Tensor, Tensor],  # [batch, length, 3, heads, dim], or three [batch, length, heads, dim]
     *,
@@ -236,7 +230,7 @@ def vit_attention(
     if where == "triton" and first.shape[-1] > _WIDEST_IN_TRITON:
         backend.note("vit_attention", f"Triton's kernels take heads of at most {_WIDEST_IN_TRITON}: plain PyTorch")
         where = "torch"
-    if _is_plain(*tensors):
+    if is_plain(*tensors):
         out, lse = _FWD[where](*_parts(tensors), *options, return_lse)
     else:
         function = VitAttentionFunction if torch.compiler.is_compiling() else _EagerVitAttention
