@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from advkern.ops import linear as fused_linear
+from advkern.ops.linear import linear as fused_linear
 
 # Elements of the output from which on our kernel wins (a fresh output then costs page after page): below, torch's
 # product is as fast, and its call is cheaper. Measured by benchmarks/bench_linear.py.
