@@ -25,18 +25,18 @@ TAIL_KEYS = tl.constexpr(32)  # of a step of the queries' tail, where that has a
 ONE_PROGRAM_LENGTH = 257  # up to which a head's backward is one program: a tile of 256 queries and a tail
 
 # (BLOCK_M, BLOCK_N, warps, stages) by form, half or full precision, and padded dim. None spills on sm_80 and sm_90
-# under Triton 3.6 and 3.9: advkern/_triton/instances.py prints them, tests/test_triton.py holds them; the reasons are in
-# docs/performance.md. Float32 is multiplied without tensor cores, from registers.
+# under Triton 3.6 and 3.9: advkern/_triton/instances.py prints them, tests/test_triton.py holds them; the reasons are
+# in docs/performance.md. Float32 is multiplied without tensor cores, from registers.
 _NARROW = (16, 32)
 TILES = {
     ("fwd", "half"): dict.fromkeys((*_NARROW, 64), (64, 64, 4, 2)) | {128: (64, 32, 8, 2)},
     ("fwd", "full"): dict.fromkeys((32, 64), (32, 32, 8, 1)) | {16: (32, 32, 4, 1), 128: (16, 16, 8, 1)},
-    ("bwd_q", "half"): dict.fromkeys((*_NARROW, 64), (64, 32, 4, 2)) | {128: (32, 32, 8, 1)},
-    ("bwd_q", "full"): dict.fromkeys((*_NARROW, 64), (32, 32, 8, 1)) | {128: (16, 16, 8, 1)},
+    ("bwd_q", "half"): dict.fromkeys((*_NARROW, 64), (64, 32, 4, 2)) | {128: (64, 32, 8, 1)},
+    ("bwd_q", "full"): dict.fromkeys((32, 64), (32, 32, 8, 1)) | {16: (32, 32, 4, 1), 128: (16, 16, 8, 1)},
     ("bwd_kv", "half"): dict.fromkeys((*_NARROW, 64), (16, 64, 4, 2)) | {128: (32, 32, 8, 2)},
     ("bwd_kv", "full"): dict.fromkeys((*_NARROW, 64), (32, 32, 8, 1)) | {128: (16, 16, 8, 1)},
 }
-ONE_PROGRAM_TILES = {  # (BLOCK_N, warps, stages) by queries in the tile, and whether a tail goes beyond it
+ONE_PROGRAM_TILES = {  # the same but BLOCK_M, by queries in the tile, and whether a tail goes beyond it
     (64, False): (32, 4, 1),
     (64, True): (16, 4, 1),
     (128, False): (32, 8, 1),
@@ -420,10 +420,12 @@ def instance(form: str, length: int, dim: int, dtype: torch.dtype, tf32: bool = 
     constants = {"BLOCK_D": block_d, "ACC": ACC_TYPES[dtype]}
     constants |= {"PRECISION": "tf32" if tf32 else "ieee", "UPCAST": INTERPRETED and dtype == torch.bfloat16}
     if form == "bwd_one":  # all queries in one tile of a power of two, but for few (a class token) beyond it
-        below = max(16, triton.next_power_of_2(length) // 2)
-        tail = below < length <= below + TAIL.value
+        below = triton.next_power_of_2(length) // 2
+        tail = 64 <= below < length <= below + TAIL.value
         block_m = below if tail else max(16, triton.next_power_of_2(length))
         block_n, warps, stages = ONE_PROGRAM_TILES[max(64, block_m), tail]
+        if block_d == 16 and block_m == 256:
+            block_n = 32
         constants |= {"TAIL_WITHIN": tail and block_m < 256, "TAIL_AFTER": tail and block_m >= 256, "HOIST": HOIST}
     else:
         block_m, block_n, warps, stages = TILES[form, kind][block_d]
