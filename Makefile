@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet 
 CPP := $(shell find csrc tests/csrc -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help env install demo test test-all bench docs notebook differences cuda-torch torches ctest lint lint-python lint-cpp lint-types format sdist clean
+.PHONY: help env install demo test test-all bench docs notebook differences cuda-torch torches tritons ctest lint lint-python lint-cpp lint-types format sdist clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,11 @@ cuda-torch: env  ## a CUDA build of torch that needs no GPU, for the tests of th
 
 torches: env  ## the ops' tests, from one wheel, under the oldest CUDA torch at hand, this one and the newest
 	$(BIN)/python tools/many_torches.py $(ARGS)
+
+tritons: install  ## the tests of the Triton kernels, under the installed Triton and the newest
+	$(BIN)/python -m pytest tests/test_triton.py $(ARGS)
+	$(PIP_INSTALL) --no-deps --upgrade --target build/newest-triton triton
+	PYTHONPATH=$(CURDIR)/build/newest-triton $(BIN)/python -m pytest tests/test_triton.py $(ARGS)
 
 ctest: env  ## the kernels without torch, in C++
 	command -v cmake > /dev/null || $(PIP_INSTALL) cmake

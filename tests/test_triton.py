@@ -1,4 +1,7 @@
-"""The Triton kernels: run under Triton's interpreter, and compiled ahead of time for the GPUs we ship for."""
+"""The Triton kernels: run under Triton's interpreter, and compiled ahead of time for the GPUs we ship for.
+
+``make tritons`` runs this under the installed Triton and under the newest.
+"""
 
 import os
 import subprocess

@@ -8,12 +8,11 @@ Prints registers a thread, shared memory and spilled bytes of every instance. Ne
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +25,7 @@ from advkern._triton import vit_attention as kernels
 ARCHS = (80, 90)
 DIMS = (16, 32, 64, 128)
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-LENGTHS = {"fwd": (197,), "bwd_one": (64, 65, 144), "bwd_q": (577,), "bwd_kv": (577,)}
+LENGTHS = {"fwd": (197,), "bwd_one": (64, 65, 128, 129, 197, 257), "bwd_q": (577,), "bwd_kv": (577,)}
 _TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
@@ -79,9 +78,14 @@ def cost(each: Instance) -> Cost:
     aligned = [i for i in places if signature[kernel.arg_names[i]][0] == "*" or "_" in kernel.arg_names[i]]
     aligned = [i for i in aligned if not kernel.arg_names[i].startswith("threshold")]
     source = ASTSource(kernel, signature, constants, {(i,): [["tt.divisibility", 16]] for i in aligned})
-    compiled = triton.compile(source, target=GPUTarget("cuda", each.arch, 32), options=launch)
+    # Triton's own call of ptxas is the one to read: which ptxas an architecture takes, and with what options, differs
+    # from version to version of Triton. An error of it says what ptxas said.
+    log = io.StringIO()
+    with triton.knobs.nvidia.scope(), triton.knobs.compilation.scope(), contextlib.redirect_stdout(log):
+        triton.knobs.nvidia.dump_ptxas_log = triton.knobs.compilation.always_compile = True
+        compiled = triton.compile(source, target=GPUTarget("cuda", each.arch, 32), options=launch)
+    registers, spilled = _read_log(log.getvalue())
     ptx = compiled.asm["ptx"]
-    registers, spilled = _ask_ptxas(ptx)
     tensor_cores = "wgmma.mma_async" in ptx or "mma.sync" in ptx
     return Cost(registers, spilled, compiled.metadata.shared, launch["num_warps"], tensor_cores)
 
@@ -94,18 +98,11 @@ def _type(name: str, dtype: torch.dtype) -> str:
     return own if name in ("q", "k", "v", "out", "grad_out", "grad") else "i32"
 
 
-def _ask_ptxas(ptx: str) -> tuple[int, int]:
-    """Registers a thread and bytes spilled."""
-    arch = re.search(r"\.target (sm_\w+)", ptx)
-    assert arch, "PTX without a target"
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "kernel.ptx")
-        path.write_text(ptx)
-        command = [triton.knobs.nvidia.ptxas.path, "-v", f"--gpu-name={arch[1]}", str(path), "-o", f"{folder}/out"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    registers = re.search(r"Used (\d+) registers", done.stderr)
-    spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", done.stderr)
-    assert registers and spills, f"ptxas says nothing of registers: {done.stderr}"
+def _read_log(log: str) -> tuple[int, int]:
+    """Registers a thread and bytes spilled, from what ptxas says of a kernel."""
+    registers = re.search(r"Used (\d+) registers", log)
+    spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", log)
+    assert registers and spills, f"ptxas says nothing of registers: {log}"
     return int(registers[1]), sum(map(int, spills))
 
 

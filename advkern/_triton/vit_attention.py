@@ -2,8 +2,8 @@
 
 Forward: a program a block of queries, which runs over whole blocks of keys and a narrow tail (a class token beside
 whole blocks costs 16 keys, not a block), with an online softmax in base 2. Backward: of half types, dims up to 64 and
-lengths up to ONE_PROGRAM_LENGTH a program a head, the head's keys in one tile, their gradients on chip; else one pass
-for the gradient of q and one for k and v. Nothing is added atomically.
+lengths up to ONE_PROGRAM_LENGTH a program a head, the head's queries and their gradient on chip, while blocks of keys
+go by; else one pass for the gradient of q and one for k and v. Nothing is added atomically.
 
 Dao et al. 2022 (arXiv:2205.14135), Dao 2023 (arXiv:2307.08691).
 """
@@ -20,23 +20,33 @@ from torch import Tensor
 INTERPRETED = triton.knobs.runtime.interpret
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
-TAIL = tl.constexpr(16)  # keys of a block beyond the whole ones; the least that tl.dot takes
-ONE_PROGRAM_LENGTH = 144  # up to which a head's backward is one program: a tile of 128 keys and a tail; 256 spill
+TAIL = tl.constexpr(16)  # keys, or queries, of a block beyond the whole ones; the least that tl.dot takes
+TAIL_KEYS = tl.constexpr(32)  # of a step of the queries' tail, where that has a loop of its own
+ONE_PROGRAM_LENGTH = 257  # up to which a head's backward is one program: a tile of 256 queries and a tail
 
-# (BLOCK_M, BLOCK_N, warps, stages) by form, half or full precision, and padded dim: the largest that were found not to
-# spill on sm_80 and sm_90 (advkern/_triton/instances.py prints them, tests/test_triton.py holds them). Float32 is
-# multiplied without tensor cores, from registers. In the one-program form BLOCK_N, all keys but a tail, follows the
-# length.
+# (BLOCK_M, BLOCK_N, warps, stages) by form, half or full precision, and padded dim. None spills on sm_80 and sm_90
+# under Triton 3.6 and 3.9: advkern/_triton/instances.py prints them, tests/test_triton.py holds them; the reasons are
+# in docs/performance.md. Float32 is multiplied without tensor cores, from registers.
 _NARROW = (16, 32)
 TILES = {
     ("fwd", "half"): dict.fromkeys((*_NARROW, 64), (64, 64, 4, 2)) | {128: (64, 32, 8, 2)},
-    ("fwd", "full"): dict.fromkeys((*_NARROW, 64), (32, 32, 8, 1)) | {128: (16, 16, 8, 1)},
-    ("bwd_one", "half"): dict.fromkeys((*_NARROW, 64), (16, 0, 8, 1)),
-    ("bwd_q", "half"): dict.fromkeys((*_NARROW, 64), (64, 32, 4, 2)) | {128: (32, 32, 8, 1)},
-    ("bwd_q", "full"): dict.fromkeys((*_NARROW, 64), (32, 32, 8, 1)) | {128: (16, 16, 8, 1)},
-    ("bwd_kv", "half"): dict.fromkeys((*_NARROW, 64), (32, 64, 8, 2)) | {128: (32, 32, 8, 2)},
+    ("fwd", "full"): dict.fromkeys((32, 64), (32, 32, 8, 1)) | {16: (32, 32, 4, 1), 128: (16, 16, 8, 1)},
+    ("bwd_q", "half"): dict.fromkeys((*_NARROW, 64), (64, 32, 4, 2)) | {128: (64, 32, 8, 1)},
+    ("bwd_q", "full"): dict.fromkeys((32, 64), (32, 32, 8, 1)) | {16: (32, 32, 4, 1), 128: (16, 16, 8, 1)},
+    ("bwd_kv", "half"): dict.fromkeys((*_NARROW, 64), (16, 64, 4, 2)) | {128: (32, 32, 8, 2)},
     ("bwd_kv", "full"): dict.fromkeys((*_NARROW, 64), (32, 32, 8, 1)) | {128: (16, 16, 8, 1)},
 }
+ONE_PROGRAM_TILES = {  # the same but BLOCK_M, by queries in the tile, and whether a tail goes beyond it
+    (64, False): (32, 4, 1),
+    (64, True): (16, 4, 1),
+    (128, False): (32, 8, 1),
+    (128, True): (16, 8, 1),
+    (256, False): (16, 8, 1),
+    (256, True): (16, 8, 1),
+}
+# Whether the one-program form's loop may have what it loads again and again (operands of products, from shared memory)
+# loaded before it: Triton 3.6 and 3.8 then spill at 257 positions, and 3.9 spills where it may not.
+HOIST = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9)
 _HALF = (torch.bfloat16, torch.float16)
 
 # fmt: off
@@ -196,62 +206,102 @@ def _derive(
 
 
 @triton.jit
+def _own_places(
+    q, k, v, hidden, out, lse, grad_out, grad_lse, grad, q_batch, q_head, k_batch, k_head, v_batch, v_head,
+    head_index, length, heads, dim,
+):
+    """Where each tensor of a head begins; grad is [batch, length, 3, heads, dim]."""
+    batch, head = (head_index // heads).to(tl.int64), head_index % heads
+    place = batch * length * heads * dim + head * dim
+    line = head_index.to(tl.int64) * length
+    q += batch * q_batch + head * q_head
+    k += batch * k_batch + head * k_head
+    v += batch * v_batch + head * v_head
+    grad += batch * length * 3 * heads * dim + head * dim
+    return q, k, v, hidden + batch * length, out + place, lse + line, grad_out + place, grad_lse + line, grad
+
+
+@triton.jit
 def vit_attention_bwd_one_kernel(
     q, k, v, hidden, seed, out, lse, grad_out, grad_lse, grad,
     q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head,
     length, heads, dim, scale, threshold, kept,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, WITH_TAIL: tl.constexpr, MASKED: tl.constexpr,
-    DROPPED: tl.constexpr, WITH_GRAD_LSE: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, TAIL_WITHIN: tl.constexpr,
+    TAIL_AFTER: tl.constexpr, HOIST: tl.constexpr, MASKED: tl.constexpr, DROPPED: tl.constexpr,
+    WITH_GRAD_LSE: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):
     head_index = tl.program_id(0)
-    batch, head = (head_index // heads).to(tl.int64), head_index % heads
     rows = heads * dim
     seed_value = tl.load(seed) if DROPPED else 0
-    q += batch * q_batch + head * q_head
-    k += batch * k_batch + head * k_head
-    v += batch * v_batch + head * v_head
-    hidden += batch * length
-    out += batch * length * rows + head * dim
-    grad_out += batch * length * rows + head * dim
-    lse += head_index.to(tl.int64) * length
-    grad_lse += head_index.to(tl.int64) * length
-    grad += batch * length * 3 * rows + head * dim  # [batch, length, 3, heads, dim]
-
-    k_tile = _load_rows(k, k_row, 0, length, dim, BLOCK_N, BLOCK_D)
-    v_tile = _load_rows(v, v_row, 0, length, dim, BLOCK_N, BLOCK_D)
-    grad_k = tl.zeros([BLOCK_N, BLOCK_D], dtype=ACC)
-    grad_v = tl.zeros([BLOCK_N, BLOCK_D], dtype=ACC)
-    if WITH_TAIL:
-        k_tail = _load_rows(k, k_row, BLOCK_N, length, dim, TAIL, BLOCK_D)
-        v_tail = _load_rows(v, v_row, BLOCK_N, length, dim, TAIL, BLOCK_D)
-        grad_k_tail = tl.zeros([TAIL, BLOCK_D], dtype=ACC)
-        grad_v_tail = tl.zeros([TAIL, BLOCK_D], dtype=ACC)
-    for first in range(0, length, BLOCK_M):
-        q_tile, grad_tile, shift, delta, queries = _load_queries(
-            q, q_row, grad_out, out, rows, lse, grad_lse, first, length, dim, BLOCK_M, BLOCK_D, WITH_GRAD_LSE, ACC
+    q_own, k_own, v_own, hidden_own, out_own, lse_own, grad_out_own, grad_lse_own, grad_own = _own_places(
+        q, k, v, hidden, out, lse, grad_out, grad_lse, grad, q_batch, q_head, k_batch, k_head, v_batch, v_head,
+        head_index, length, heads, dim,
+    )
+    q_tile, grad_tile, shift, delta, queries = _load_queries(
+        q_own, q_row, grad_out_own, out_own, rows, lse_own, grad_lse_own, 0, length, dim, BLOCK_M, BLOCK_D,
+        WITH_GRAD_LSE, ACC,
+    )
+    grad_q = tl.zeros([BLOCK_M, BLOCK_D], dtype=ACC)
+    if TAIL_WITHIN:
+        q_tail, grad_tail, shift_tail, delta_tail, queries_tail = _load_queries(
+            q_own, q_row, grad_out_own, out_own, rows, lse_own, grad_lse_own, BLOCK_M, length, dim, TAIL, BLOCK_D,
+            WITH_GRAD_LSE, ACC,
         )
+        grad_q_tail = tl.zeros([TAIL, BLOCK_D], dtype=ACC)
+    for first in tl.range(0, length, BLOCK_N, disable_licm=not HOIST):
+        k_tile = _load_rows(k_own, k_row, first, length, dim, BLOCK_N, BLOCK_D)
+        v_tile = _load_rows(v_own, v_row, first, length, dim, BLOCK_N, BLOCK_D)
         weights, grad_scores = _derive(
-            q_tile, grad_tile, shift, delta, queries, k_tile, v_tile, hidden, seed_value, head_index, 0, length, scale,
-            threshold, kept, BLOCK_M, BLOCK_N, True, MASKED, DROPPED, ACC, PRECISION, UPCAST,
+            q_tile, grad_tile, shift, delta, queries, k_tile, v_tile, hidden_own, seed_value, head_index, first, length,
+            scale, threshold, kept, BLOCK_M, BLOCK_N, True, MASKED, DROPPED, ACC, PRECISION, UPCAST,
         )
-        grad_v += _dot(tl.trans(weights), grad_tile, ACC, PRECISION, UPCAST)
-        grad_k += _dot(tl.trans(grad_scores), q_tile, ACC, PRECISION, UPCAST)
-        grad_q = _dot(grad_scores, k_tile, ACC, PRECISION, UPCAST)
-        if WITH_TAIL:
+        grad_v = _dot(tl.trans(weights), grad_tile, ACC, PRECISION, UPCAST)
+        grad_k = _dot(tl.trans(grad_scores), q_tile, ACC, PRECISION, UPCAST)
+        grad_q += _dot(grad_scores, k_tile, ACC, PRECISION, UPCAST)
+        if TAIL_WITHIN:
             weights, grad_scores = _derive(
-                q_tile, grad_tile, shift, delta, queries, k_tail, v_tail, hidden, seed_value, head_index, BLOCK_N,
-                length, scale, threshold, kept, BLOCK_M, TAIL, True, MASKED, DROPPED, ACC, PRECISION, UPCAST,
+                q_tail, grad_tail, shift_tail, delta_tail, queries_tail, k_tile, v_tile, hidden_own, seed_value,
+                head_index, first, length, scale, threshold, kept, TAIL, BLOCK_N, True, MASKED, DROPPED, ACC, PRECISION,
+                UPCAST,
             )
-            grad_v_tail += _dot(tl.trans(weights), grad_tile, ACC, PRECISION, UPCAST)
-            grad_k_tail += _dot(tl.trans(grad_scores), q_tile, ACC, PRECISION, UPCAST)
-            grad_q += _dot(grad_scores, k_tail, ACC, PRECISION, UPCAST)
-        _store_rows(grad, 3 * rows, first, length, dim, grad_q * scale, BLOCK_M, BLOCK_D)
-    _store_rows(grad + rows, 3 * rows, 0, length, dim, grad_k * scale, BLOCK_N, BLOCK_D)
-    _store_rows(grad + 2 * rows, 3 * rows, 0, length, dim, grad_v, BLOCK_N, BLOCK_D)
-    if WITH_TAIL:
-        _store_rows(grad + rows, 3 * rows, BLOCK_N, length, dim, grad_k_tail * scale, TAIL, BLOCK_D)
-        _store_rows(grad + 2 * rows, 3 * rows, BLOCK_N, length, dim, grad_v_tail, TAIL, BLOCK_D)
+            grad_v += _dot(tl.trans(weights), grad_tail, ACC, PRECISION, UPCAST)
+            grad_k += _dot(tl.trans(grad_scores), q_tail, ACC, PRECISION, UPCAST)
+            grad_q_tail += _dot(grad_scores, k_tile, ACC, PRECISION, UPCAST)
+        _store_rows(grad_own + rows, 3 * rows, first, length, dim, grad_k * scale, BLOCK_N, BLOCK_D)
+        _store_rows(grad_own + 2 * rows, 3 * rows, first, length, dim, grad_v, BLOCK_N, BLOCK_D)
+    _store_rows(grad_own, 3 * rows, 0, length, dim, grad_q * scale, BLOCK_M, BLOCK_D)
+    if TAIL_WITHIN:
+        _store_rows(grad_own, 3 * rows, BLOCK_M, length, dim, grad_q_tail * scale, TAIL, BLOCK_D)
+    if TAIL_AFTER:
+        tl.debug_barrier()  # from here on read what other threads have stored
+        # all places anew, by way of a 0 that the compiler does not know: it would hold them through the loop above
+        head_index += (length < 0).to(tl.int32)
+        seed_value = tl.load(seed) if DROPPED else 0
+        q_own, k_own, v_own, hidden_own, out_own, lse_own, grad_out_own, grad_lse_own, grad_own = _own_places(
+            q, k, v, hidden, out, lse, grad_out, grad_lse, grad, q_batch, q_head, k_batch, k_head, v_batch, v_head,
+            head_index, length, heads, dim,
+        )
+        q_tail, grad_tail, shift_tail, delta_tail, queries_tail = _load_queries(
+            q_own, q_row, grad_out_own, out_own, rows, lse_own, grad_lse_own, BLOCK_M, length, dim, TAIL, BLOCK_D,
+            WITH_GRAD_LSE, ACC,
+        )
+        grad_q_tail = tl.zeros([TAIL, BLOCK_D], dtype=ACC)
+        for first in tl.range(0, length, TAIL_KEYS, disable_licm=True):
+            k_tile = _load_rows(k_own, k_row, first, length, dim, TAIL_KEYS, BLOCK_D)
+            v_tile = _load_rows(v_own, v_row, first, length, dim, TAIL_KEYS, BLOCK_D)
+            grad_k = _load_rows(grad_own + rows, 3 * rows, first, length, dim, TAIL_KEYS, BLOCK_D)
+            grad_v = _load_rows(grad_own + 2 * rows, 3 * rows, first, length, dim, TAIL_KEYS, BLOCK_D)
+            weights, grad_scores = _derive(
+                q_tail, grad_tail, shift_tail, delta_tail, queries_tail, k_tile, v_tile, hidden_own, seed_value,
+                head_index, first, length, scale, threshold, kept, TAIL, TAIL_KEYS, True, MASKED, DROPPED, ACC,
+                PRECISION, UPCAST,
+            )
+            more_v = _dot(tl.trans(weights), grad_tail, ACC, PRECISION, UPCAST)
+            more_k = _dot(tl.trans(grad_scores), q_tail, ACC, PRECISION, UPCAST) * scale
+            grad_q_tail += _dot(grad_scores, k_tile, ACC, PRECISION, UPCAST)
+            _store_rows(grad_own + rows, 3 * rows, first, length, dim, more_k + grad_k.to(ACC), TAIL_KEYS, BLOCK_D)
+            _store_rows(grad_own + 2 * rows, 3 * rows, first, length, dim, more_v + grad_v.to(ACC), TAIL_KEYS, BLOCK_D)
+        _store_rows(grad_own, 3 * rows, BLOCK_M, length, dim, grad_q_tail * scale, TAIL, BLOCK_D)
 
 
 @triton.jit
@@ -274,9 +324,8 @@ def vit_attention_bwd_q_kernel(
     q, k, v, hidden, seed, out, lse, grad_out, grad_lse, grad,
     q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head,
     length, heads, dim, scale, threshold, kept,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, WITH_TAIL: tl.constexpr, MASKED: tl.constexpr,
-    DROPPED: tl.constexpr, WITH_GRAD_LSE: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, MASKED: tl.constexpr, DROPPED: tl.constexpr,
+    WITH_GRAD_LSE: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):
     blocks = tl.cdiv(length, BLOCK_M)
     head_index = tl.program_id(0) // blocks
@@ -315,9 +364,8 @@ def vit_attention_bwd_kv_kernel(
     q, k, v, hidden, seed, out, lse, grad_out, grad_lse, grad,
     q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head,
     length, heads, dim, scale, threshold, kept,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, WITH_TAIL: tl.constexpr, MASKED: tl.constexpr,
-    DROPPED: tl.constexpr, WITH_GRAD_LSE: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, MASKED: tl.constexpr, DROPPED: tl.constexpr,
+    WITH_GRAD_LSE: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):
     blocks = tl.cdiv(length, BLOCK_N)
     head_index = tl.program_id(0) // blocks
@@ -369,16 +417,20 @@ def instance(form: str, length: int, dim: int, dtype: torch.dtype, tf32: bool = 
     """The compile-time arguments and the launch options of a form of the kernel for heads of that size."""
     block_d = max(16, triton.next_power_of_2(dim))
     kind = "half" if dtype in _HALF else "full"
-    block_m, block_n, warps, stages = TILES.get((form, kind), TILES[form, "half"])[block_d]
-    constants = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_D": block_d, "ACC": ACC_TYPES[dtype]}
+    constants = {"BLOCK_D": block_d, "ACC": ACC_TYPES[dtype]}
     constants |= {"PRECISION": "tf32" if tf32 else "ieee", "UPCAST": INTERPRETED and dtype == torch.bfloat16}
-    if form != "fwd":
-        constants["WITH_TAIL"] = False
-    if form == "bwd_one":  # all keys in one tile of a power of two, but for one position (a class token) beyond it
-        below = max(16, triton.next_power_of_2(length) // 2)
-        constants["WITH_TAIL"] = below < length <= below + TAIL.value
-        constants["BLOCK_N"] = below if constants["WITH_TAIL"] else max(16, triton.next_power_of_2(length))
-    return constants, {"num_warps": warps, "num_stages": stages}
+    if form == "bwd_one":  # all queries in one tile of a power of two, but for few (a class token) beyond it
+        below = triton.next_power_of_2(length) // 2
+        tail = 64 <= below < length <= below + TAIL.value
+        block_m = below if tail else max(16, triton.next_power_of_2(length))
+        block_n, warps, stages = ONE_PROGRAM_TILES[max(64, block_m), tail]
+        if block_d == 16 and block_m == 256:
+            block_n = 32
+        constants |= {"TAIL_WITHIN": tail and block_m < 256, "TAIL_AFTER": tail and block_m >= 256, "HOIST": HOIST}
+    else:
+        block_m, block_n, warps, stages = TILES[form, kind][block_d]
+    constants |= {"BLOCK_M": block_m, "BLOCK_N": block_n}
+    return constants, {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
 
 
 def vit_attention_fwd(
