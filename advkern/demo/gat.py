@@ -35,7 +35,12 @@ def _experiment(data: Data) -> Experiment:
             build=lambda: EagerGAT(*sizes),
             scores=lambda model, rows: model(x, edges)[rows],
         ),
+        epochs=150,
         learning_rate=0.005,
+        naive=Contender(
+            build=lambda: EagerGAT(*sizes, attention=DenseGraphAttention),
+            scores=lambda model, rows: model(x, edges)[rows],
+        ),
         pictures=lambda result: [picture(result.ours[-1].model, data)],
     )
 
@@ -91,13 +96,35 @@ class EagerGraphAttention(nn.Module):
         return nn.functional.elu(torch.zeros_like(h).index_add(0, target, weight[:, None] * h[source]))
 
 
+class DenseGraphAttention(EagerGraphAttention):
+    """The same as the tutorial computes it: all pairs of nodes side by side, then a mask over those without an edge."""
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        """Attend along ``edges: [2, E]`` (source, target), each at most once, by a tensor ``[N, N, 2F]``."""
+        source, target = edges
+        h = x @ self.W
+        shape = (len(h), *h.shape)
+        pairs = torch.cat((h[:, None].expand(shape), h.expand(shape)), dim=-1)
+        score = nn.functional.leaky_relu((pairs @ self.a).squeeze(-1), 0.2)
+        joined = torch.zeros_like(score, dtype=torch.bool).index_put((target, source), torch.tensor(True))
+        weight = score.masked_fill(~joined, -9e15).softmax(dim=1)
+        return nn.functional.elu(nn.functional.dropout(weight, 0.6, self.training) @ h)
+
+
 class EagerGAT(nn.Module):
     """Eight heads side by side, then one; its weights have the names of ``advkern.nn.GAT``'s."""
 
-    def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_heads: int = 8) -> None:
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dim: int,
+        output_dim: int,
+        num_heads: int = 8,
+        attention: type[EagerGraphAttention] = EagerGraphAttention,
+    ) -> None:
         super().__init__()
-        self.attention_heads = nn.ModuleList(EagerGraphAttention(input_dim, hidden_dim) for _ in range(num_heads))
-        self.out_att = EagerGraphAttention(hidden_dim * num_heads, output_dim)
+        self.attention_heads = nn.ModuleList(attention(input_dim, hidden_dim) for _ in range(num_heads))
+        self.out_att = attention(hidden_dim * num_heads, output_dim)
 
     def forward(self, x: Tensor, edges: Tensor) -> Tensor:
         """Return log-probabilities ``[N, output_dim]``."""

@@ -18,7 +18,7 @@ from advkern._text import engineering
 from advkern._version import __version__
 from advkern.demo.picture import DARK, Picture
 from advkern.demo.runner import Row
-from advkern.demo.table import machine, percent
+from advkern.demo.table import machine, naive_steps, percent
 
 TEMPLATE = Path(__file__).with_name("report.html.in")
 
@@ -47,6 +47,7 @@ def _page(rows: Sequence[Row], figures: Sequence[str], device: torch.device) -> 
         machine=escape(machine(device)),
         seeds=seeds,
         rows="\n".join(map(_row, rows)),
+        naive=escape(" ".join(naive_steps(rows))),
         figures="\n".join(figures),
         facts="\n".join(f"<dt>{escape(name)}</dt><dd>{escape(fact)}</dd>" for name, fact in facts(device).items()),
         ops="\n".join(_op(op) for op in backend.registered_ops()),

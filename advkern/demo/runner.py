@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import math
 import pkgutil
 import statistics
 import time
@@ -26,6 +27,7 @@ with demo_extra():
     from tqdm import tqdm
 
 SEEDS = 3
+QUICK_EPOCHS = 3  # at the least
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,11 @@ class Experiment:
     op: str | None  # the op whose backend the table names; None where torch's own layers do it all
     ours: Contender
     twin: Contender
+    naive: Contender | None = None  # the twin as the tutorial writes it, of which a single step is enough
     epochs: int = 200
     batch_size: int | None = None
     learning_rate: float = 0.01
+    cooling: bool = False  # the learning rate falls along half a cosine, epoch by epoch
     weight_decay: float = 5e-4
     loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.nll_loss
     score: Callable[[Tensor, Tensor], float] = accuracy  # what the table calls accuracy
@@ -94,6 +98,9 @@ class Row:
     parameters: int
     seeds: int
     epochs: int
+    naive_step_seconds: float | None = None  # of one training step as the tutorial computes it; None: not measured
+    naive_step_bytes: int | None = None  # its peak
+    step_seconds: float | None = None  # of one of ours, where that is given
 
 
 @dataclass(frozen=True)
@@ -114,10 +121,11 @@ def discover() -> dict[str, ModuleType]:
 
 
 def collect(only: Iterable[str], device: torch.device, *, quick: bool = False) -> list[Experiment]:
-    """Build the experiments of the modules in ``only``, with a quarter of the epochs where ``quick``."""
+    """Build the experiments of the modules in ``only``; ``quick``: a quarter of the epochs, and no naive step."""
     modules = discover()
     found = [experiment for name in dict.fromkeys(only) for experiment in modules[name].experiments(device)]
-    return [replace(each, epochs=each.epochs // 4) for each in found] if quick else found
+    shorter = lambda each: replace(each, epochs=max(QUICK_EPOCHS, each.epochs // 4), naive=None)
+    return [shorter(each) for each in found] if quick else found
 
 
 def run(experiments: Sequence[Experiment], *, seeds: int = SEEDS) -> list[Result]:
@@ -149,7 +157,8 @@ def _train(experiment: Experiment, contender: Contender, seed: int, bar: tqdm) -
     train, test = data.train, data.test
     model = contender.build().to(train.device)
     rate, decay = experiment.learning_rate, experiment.weight_decay
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate, weight_decay=decay)
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate, weight_decay=decay, fused=True)
+    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_share_of_rate, experiment))
     training = Training(model, 0.0, [], [])
     shuffled = torch.Generator().manual_seed(seed)  # its own: the models draw their dropout in ways of their own
     for _ in range(experiment.epochs):
@@ -157,11 +166,17 @@ def _train(experiment: Experiment, contender: Contender, seed: int, bar: tqdm) -
         total = torch.zeros((), device=train.device)
         for rows in _batches(train, experiment.batch_size, shuffled):
             total += _step(experiment, contender, model, optimizer, rows) * len(rows)
+        rates.step()
         training.seconds += _now(train.device) - start
         training.loss.append(total.item() / len(train))
         training.accuracy.append(experiment.score(evaluate(model, contender, test), data.labels[test]))
         bar.update()
     return training
+
+
+def _share_of_rate(experiment: Experiment, epoch: int) -> float:
+    """The part of its learning rate with which an experiment trains in an epoch."""
+    return (1 + math.cos(math.pi * epoch / experiment.epochs)) / 2 if experiment.cooling else 1.0
 
 
 def _step(
@@ -223,7 +238,29 @@ def _row(experiment: Experiment, ours: list[Training], twin: list[Training]) -> 
         parameters=sum(p.numel() for p in ours[0].model.parameters()),
         seeds=len(ours),
         epochs=experiment.epochs,
+        **_naive_step(experiment, seconds),
     )
+
+
+def _naive_step(experiment: Experiment, seconds: float) -> dict[str, Any]:
+    """One training step of the naive form beside one of ours, whose whole training takes ``seconds``."""
+    naive = experiment.naive
+    if naive is None:
+        return {}
+    rows = experiment.data.train[: experiment.batch_size]
+    steps = experiment.epochs * math.ceil(len(experiment.data.train) / len(rows))
+    model = naive.build().to(rows.device)
+    optimizer = torch.optim.Adam(model.parameters())
+    took = 0.0
+
+    def step() -> None:
+        nonlocal took
+        start = _now(rows.device)
+        _step(experiment, naive, model, optimizer, rows)
+        took = _now(rows.device) - start
+
+    peak = peak_allocated(step, rows.device)
+    return {"naive_step_seconds": took, "naive_step_bytes": peak, "step_seconds": seconds / steps}
 
 
 def _mean_and_spread(trainings: list[Training]) -> tuple[float, float | None]:

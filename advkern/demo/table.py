@@ -53,6 +53,19 @@ def show(rows: Sequence[Row], device: torch.device) -> None:
         "Peak: the memory of a training step. Diff.: between both outputs in eval with the same weights.",
         style="dim",
     )
+    for line in naive_steps(rows):
+        console.print(line, style="dim")
+
+
+def naive_steps(rows: Sequence[Row]) -> list[str]:
+    """What a single training step costs as the tutorial computes it, where that was measured."""
+    return [
+        f"One training step of {row.model} on {row.data} as the tutorial computes it takes "
+        f"{row.naive_step_seconds:.2g} s and {engineering(row.naive_step_bytes)}B; advkern's takes "
+        f"{row.step_seconds:.2g} s and {engineering(row.peak_bytes)}B."
+        for row in rows
+        if row.naive_step_seconds is not None and row.naive_step_bytes is not None and row.step_seconds is not None
+    ]
 
 
 def _table(rows: Sequence[Row]) -> Table:
