@@ -8,7 +8,15 @@ from torch.nn import functional
 
 from advkern.ops import linear
 
-SHAPES = [(2708, 64, 64), (19717, 128, 64), (169343, 64, 40), (169343, 128, 64), (169343, 128, 256)]
+SHAPES = [
+    (512, 64, 64),
+    (2708, 64, 64),
+    (2708, 1433, 16),
+    (19717, 128, 64),
+    (169343, 64, 40),
+    (169343, 128, 64),
+    (169343, 128, 256),
+]
 
 
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), SHAPES, ids=str)

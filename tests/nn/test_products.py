@@ -7,8 +7,8 @@ from torch import nn
 from advkern.nn import GCNConv
 from advkern.nn._linear import _WORTH, linear
 
-CHANNELS = 64
-FEW, MANY = 10, _WORTH // CHANNELS  # nodes: on either side of the size where the kernel changes
+INPUTS, CHANNELS = 3, 64
+FEW, MANY = 10, _WORTH // (INPUTS * CHANNELS) + 1  # nodes: on either side of the size where the kernel changes
 
 
 class Product(nn.Module):
@@ -16,7 +16,7 @@ class Product(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(CHANNELS, 3))
+        self.weight = nn.Parameter(torch.randn(CHANNELS, INPUTS))
 
     def forward(self, x):
         return linear(x, self.weight)
@@ -42,7 +42,7 @@ def test_one_compilation_serves_every_number_of_nodes():
 
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=count)
     for num_nodes in (FEW, MANY):
-        x = torch.randn(num_nodes, 3)
+        x = torch.randn(num_nodes, INPUTS)
         torch.testing.assert_close(compiled(x), model(x))
     assert len(graphs) == 1
 
@@ -50,6 +50,6 @@ def test_one_compilation_serves_every_number_of_nodes():
 @pytest.mark.compile
 def test_exports_for_every_number_of_nodes():
     model = Product()
-    program = torch.export.export(model, (torch.randn(FEW, 3),), dynamic_shapes=({0: torch.export.Dim("nodes")},))
-    x = torch.randn(MANY, 3)
+    program = torch.export.export(model, (torch.randn(FEW, INPUTS),), dynamic_shapes=({0: torch.export.Dim("nodes")},))
+    x = torch.randn(MANY, INPUTS)
     torch.testing.assert_close(program.module()(x), model(x))
