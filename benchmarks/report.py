@@ -68,6 +68,81 @@ def _shown(op: str) -> Iterator[str]:
         yield f"![{op} beside its peers, {results.parent.name}]({target})"
 
 
+# what a reader looks for first: (work, results, rows, peers), the rows by what they must have
+GLANCE = (
+    ("graph aggregation, forward", "gcn_aggregate", {"work": "forward"}, {"torch_csr": "torch CSR"}),
+    ("graph aggregation, with gradient", "gcn_aggregate", {"work": "forward+backward"}, {"torch_csr": "torch CSR"}),
+    ("GCN, training step", "gcn_aggregate", {"work": "training step"}, {"pyg": "PyTorch Geometric"}),
+    ("GAT layer, forward", "gat_attention", {"work": "forward"}, {"pyg": "PyTorch Geometric"}),
+    ("GAT layer, with gradient", "gat_attention", {"work": "forward+backward"}, {"pyg": "PyTorch Geometric"}),
+    ("GAT of the tutorial at cora's size", "gat_attention", {"work": "model"}, {"tutorial": "the tutorial's class"}),
+    (
+        "neural ODE, forward",
+        "rk4",
+        {"work": "forward", "dtype": "float32"},
+        {"torchdiffeq": "torchdiffeq", "loop": "the tutorial's loop"},
+    ),
+    (
+        "neural ODE, with gradient",
+        "rk4",
+        {"work": "forward+backward", "dtype": "float32"},
+        {"torchdiffeq": "torchdiffeq", "loop": "the tutorial's loop"},
+    ),
+    (
+        "attention of ViT, forward",
+        "vit_attention",
+        {"work": "forward"},
+        {"sdpa_flash": "torch's own (SDPA)", "eager": "the tutorial's lines"},
+    ),
+    (
+        "attention of ViT, with gradient",
+        "vit_attention",
+        {"work": "forward+backward"},
+        {"sdpa_flash": "torch's own (SDPA)", "eager": "the tutorial's lines"},
+    ),
+    (
+        "the same with dropout",
+        "vit_attention",
+        {"work": "dropout, forward+backward"},
+        {"sdpa_math": "torch's own (SDPA)", "eager": "the tutorial's lines"},
+    ),
+    ("ViT-S/16, training step", "vit", {"work": "training step"}, {"tutorial": "the tutorial's class", "timm": "timm"}),
+    ("EfficientNet-B0, forward", "efficientnet", {"work": "forward"}, {"timm": "timm", "torchvision": "torchvision"}),
+    (
+        "EfficientNet-B0, training step",
+        "efficientnet",
+        {"work": "training step"},
+        {"timm": "timm", "torchvision": "torchvision"},
+    ),
+)
+
+
+def glance() -> Iterator[str]:
+    """A line a kind of work: how many times as fast as the fastest of the peers, over all sizes, at two threads."""
+    for work, name, wanted, peers in GLANCE:
+        for machine, results in _results(name):
+            if work == GLANCE[0][0]:
+                yield f"{machine}, at two threads, peers as they come; over all sizes and graphs that were measured."
+                yield ""
+                yield "| work | beside | times as fast |"
+                yield "|---|---|--:|"
+            rows = [row for test, row in results["rows"].items() if not test.endswith(HUGE) and row.get("threads") == 2]
+            chosen = [row["ratios"] for row in rows if wanted.items() <= row.items()]
+            ratios = [min(ratio[peer] for peer in peers if peer in ratio) for ratio in chosen]
+            least, most = min(ratios), max(ratios)
+            told = _few(least) if _few(least) == _few(most) else f"{_few(least)} to {_few(most)}"
+            yield f"| {work} | {_either(list(peers.values()))} | {told} |"
+    yield ""
+
+
+def _either(peers: list[str]) -> str:
+    return peers[0] if len(peers) == 1 else f"the faster of {' and '.join(peers)}"
+
+
+def _few(ratio: float) -> str:
+    return f"{ratio:.0f}" if ratio >= 20 else f"{ratio:.1f}" if ratio >= 2 else f"{ratio:.2f}"
+
+
 def aggregation() -> Iterator[str]:
     """The aggregation at two threads, beside its peers."""
     yield from _aggregation(lambda row: row["threads"] == 2)
@@ -340,6 +415,7 @@ def convert() -> Iterator[str]:
 
 
 TABLES = {
+    "glance": glance,
     "efficientnet": efficientnet,
     "squeeze_excite": squeeze_excite,
     "convert": convert,
