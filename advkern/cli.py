@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--only", nargs="+", type=_model, metavar="MODEL", help="these models instead of all")
     demo.add_argument("--device", type=_device, default=_default_device(), help="cpu or cuda (%(default)s)")
-    demo.add_argument("--quick", action="store_true", help="one seed, a quarter of the epochs")
+    demo.add_argument("--quick", action="store_true", help="one seed, about a quarter of the epochs")
     demo.add_argument("--json", action="store_true", help="print JSON in place of the table")
     demo.set_defaults(run=_demo)
 

@@ -24,9 +24,10 @@ TAIL = tl.constexpr(16)  # keys, or queries, of a block beyond the whole ones; t
 TAIL_KEYS = tl.constexpr(32)  # of a step of the queries' tail, where that has a loop of its own
 ONE_PROGRAM_LENGTH = 257  # up to which a head's backward is one program: a tile of 256 queries and a tail
 
-# (BLOCK_M, BLOCK_N, warps, stages) by form, half or full precision, and padded dim. None spills on sm_80 and sm_90
-# under Triton 3.6 and 3.9: advkern/_triton/instances.py prints them, tests/test_triton.py holds them; the reasons are
-# in docs/performance.md. Float32 is multiplied without tensor cores, from registers.
+# (BLOCK_M, BLOCK_N, warps, stages) by form, half or full precision, and padded dim. With strides of whole 16 elements
+# none spills on sm_80 and sm_90 under Triton 3.6 and 3.9: advkern/_triton/instances.py prints them, and
+# tests/test_triton.py holds dim 64 in every run and the others at full length; the reasons are in docs/performance.md.
+# Float32 is multiplied without tensor cores, from registers.
 _NARROW = (16, 32)
 TILES = {
     ("fwd", "half"): dict.fromkeys((*_NARROW, 64), (64, 64, 4, 2)) | {128: (64, 32, 8, 2)},

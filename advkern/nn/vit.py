@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from advkern.nn._checks import check_probability, check_size
+from advkern.nn._checks import check_norm_eps, check_probability, check_size
 from advkern.nn._self_attention_maps import SelfAttentionMap, SelfAttentionMaps, self_attention_map
 from advkern.ops.vit_attention import vit_attention
 
@@ -124,6 +124,7 @@ class TransformerBlock(nn.Module):
         norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
+        check_norm_eps(norm_eps)
         hidden = int(embed_dim * mlp_ratio)
         if hidden < 1:
             raise ValueError(f"mlp_ratio: expected at least one hidden channel of {embed_dim}, got {mlp_ratio}")

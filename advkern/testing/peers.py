@@ -19,7 +19,9 @@ def _import_torchvision() -> None:
     """Its compiled ops cannot be loaded there. Models do without; the import alone asks for the schemas of two."""
     try:
         importlib.import_module("torchvision")
-    except RuntimeError:
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
         for op in ("nms", "qnms"):
             torch.library.define(f"torchvision::{op}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         importlib.import_module("torchvision")

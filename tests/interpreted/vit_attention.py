@@ -52,7 +52,7 @@ class TestInterpreted(Suite):
 
 # whole blocks alone, with a tail of one, with several tails; the one-program form without a tail, with one in its loop
 # and, from 257 on, with one after it
-@pytest.mark.parametrize("length", [16, 17, 33, 65, 100, 129, 197, 257])
+@pytest.mark.parametrize("length", [16, 17, 33, 65, 100, 129, 144, 197, 257])
 @pytest.mark.parametrize("options", [False, True], ids=["plain", "all_options"])
 def test_tiles_meet_the_edges(length, options):
     qkv = torch.randn(2, length, 3, 1, 20, requires_grad=True)

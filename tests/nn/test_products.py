@@ -31,6 +31,18 @@ def test_sparse_features_of_any_size_are_taken(num_nodes):
     torch.testing.assert_close(layer(x.to_sparse(), edges), layer(x, edges))
 
 
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs", "ours"),
+    [(4096, 64, 64, True), (4095, 64, 64, False), (16, 4096, 4096, False), (169_343, 128, 2, False)],
+)
+def test_kernel_is_used_where_it_pays(rows, inputs, outputs, ours, monkeypatch):
+    """Not for few multiplications, rows or outputs."""
+    used = []
+    monkeypatch.setattr("advkern.nn._linear.fused_linear", lambda *each: used.append(each))
+    linear(torch.empty(1).expand(rows, inputs), torch.empty(1).expand(outputs, inputs))
+    assert bool(used) == ours
+
+
 @pytest.mark.compile
 def test_one_compilation_serves_every_number_of_nodes():
     torch._dynamo.reset()
