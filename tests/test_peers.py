@@ -31,6 +31,12 @@ def test_torchvision_is_imported_whether_or_not_its_ops_load(name, torchvision, 
     assert done.returncode == 0, done.stderr
 
 
+def test_other_trouble_is_not_taken_for_that(tmp_path):
+    done = imported("torchvision", "raise RuntimeError('some other trouble')", tmp_path)
+    assert done.stderr.strip().endswith("RuntimeError: some other trouble")
+    assert "During handling" not in done.stderr
+
+
 def test_a_library_that_is_not_there_is_named(tmp_path):
     done = imported("timm", "import no_such_library", tmp_path)
     assert "ModuleNotFoundError: No module named 'no_such_library'" in done.stderr

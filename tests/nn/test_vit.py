@@ -350,6 +350,7 @@ WRONG = {
     "no_classes": (lambda: VisionTransformer(**VIT | {"num_classes": 0}), ValueError, r"num_classes: .*got 0"),
     "dropout_above_one": (lambda: MultiHeadSelfAttention(8, 2, 1.5), ValueError, r"dropout: .*got 1.5"),
     "mlp_of_no_channels": (lambda: TransformerBlock(8, 2, 0.0), ValueError, r"mlp_ratio: .*got 0.0"),
+    "eps_is_negative": (lambda: TransformerBlock(8, 2, norm_eps=-1.0), ValueError, r"norm_eps: .*at least 0, got -1.0"),
     "sequence_of_other_channels": (
         lambda: MultiHeadSelfAttention(8, 2)(torch.randn(1, 5, 9)),
         ValueError,
