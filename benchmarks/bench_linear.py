@@ -44,4 +44,7 @@ def bench_linear(compare, threads, work, rows, inputs, outputs):
 
     candidates = {name: lambda f=f: run(f) for name, f in (("advkern", linear), ("torch", functional.linear))}
     shape = f"{rows:,} x {inputs} to {outputs}"
-    compare(candidates, exact, work=work, graph=shape, channels=rows * inputs * outputs, threads=threads)
+    # torch's own gradient of two outputs, over 169,343 rows, is 1.2e-5 off; ours 1e-6
+    compare(
+        candidates, exact, tolerance=2e-5, work=work, graph=shape, channels=rows * inputs * outputs, threads=threads
+    )
