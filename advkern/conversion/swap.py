@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+from advkern.nn._hooks import has_hooks
 
 
 class Converted(nn.Module):
@@ -56,8 +56,8 @@ def swap_back(module: nn.Module) -> None:
 
 
 def hooked(*modules: nn.Module | None) -> bool:
-    """Whether a hook waits on one of the modules that a joined forward would not call."""
-    return any(getattr(module, hooks) for module in modules if module is not None for hooks in _HOOKS)
+    """Whether a hook waits on one of the modules that a joined forward would not call, or on all modules there are."""
+    return has_hooks(*(module for module in modules if module is not None))
 
 
 @functools.cache

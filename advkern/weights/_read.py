@@ -84,17 +84,28 @@ def _unwrapped(content: Any, own: Set[str]) -> tuple[Any, list[str]]:
     notes: list[str] = []
     while isinstance(content, Mapping) and len(notes) < _DEEPEST:  # a mapping may hold itself
         wrapper = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        foreign = content and not own & content.keys()  # a model may have such a prefix itself
-        prefix = next((p for p in _PREFIXES if foreign and all(str(key).startswith(p) for key in content)), None)
+        prefix = next((p for p in _PREFIXES if _wrapped_in(p, content, own)), None)
         if wrapper is not None:
             notes.append(f"taken from under the key {wrapper!r}")
             content = content[wrapper]
         elif prefix is not None:
             notes.append(f"without the prefix {prefix!r} of every key")
-            content = {key.removeprefix(prefix): value for key, value in content.items()}
+            content = _without(prefix, content)
         else:
             break
     return content, notes
+
+
+def _wrapped_in(prefix: str, content: Mapping[str, Any], own: Set[str]) -> bool:
+    """Whether all keys begin so and the model, which may have such keys itself, knows more of them without."""
+    if not content or not all(str(key).startswith(prefix) for key in content):
+        return False
+    known = own & content.keys()
+    return not known or len(own & _without(prefix, content).keys()) > len(known)
+
+
+def _without(prefix: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.removeprefix(prefix): value for key, value in content.items()}
 
 
 def _checked(name: str, content: Any) -> dict[str, Tensor]:

@@ -146,6 +146,12 @@ def test_a_hook_that_comes_later_is_still_called():
         converted(*inputs)
         assert seen == [1], child
         handle.remove()
+        everywhere = nn.modules.module.register_module_forward_hook(lambda m, *_, seen=seen: seen.append(m))
+        try:
+            converted(*inputs)
+        finally:
+            everywhere.remove()
+        assert converted.get_submodule(child) in seen, child
         assert ops(converted, *inputs), child
 
 

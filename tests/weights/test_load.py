@@ -122,6 +122,22 @@ def test_a_prefix_before_a_models_own_is_taken_off(wrapper):
     assert_loaded(model, other.state_dict())
 
 
+class Nested(nn.Module):
+    """Has a ``weight``, and a child ``module`` with another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2))
+        self.module = nn.Linear(2, 3, bias=False)
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod."])
+def test_a_prefix_that_makes_other_keys_of_the_models_own(wrapper):
+    model, other = Nested(), Nested()
+    load_pretrained(model, WRAPPERS[wrapper](other.state_dict()))
+    assert_loaded(model, other.state_dict())
+
+
 def test_gradients_and_optimisers_keep_their_parameters(model, state):
     parameters = list(model.parameters())
     load_pretrained(model, state)
