@@ -56,6 +56,7 @@ class Comparison:
         return model_sizes(sizes, ax, quantity=_AXES[quantity])
 
 
+_BUDGET = 3.0  # seconds that timing may take beyond the fewest samples
 _AXES = {
     "parameters": "parameters",
     "flops": "FLOPs of a forward",
@@ -96,7 +97,7 @@ def compare(
             raise ValueError(f"use: expected names out of {tuple(pairs)}, got {name!r}")
     calls = {name: _call(module, given) for name, (module, given) in pairs.items() if given is not None}
     with _evaluating([module for module, _ in pairs.values()]):
-        times = interleave(calls, min_seconds=0.01)
+        times = interleave(calls, min_seconds=0.01, budget=_BUDGET)
         flops = {name: _flops(call) for name, call in calls.items()}
         peaks = {name: peak_allocated(call, _device(*pairs[name])) for name, call in calls.items()}
     rows = (

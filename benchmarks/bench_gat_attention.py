@@ -81,7 +81,7 @@ def bench_layer(compare, threads, graphs, graph_name, shape, work):
     facts = {"graph": graph_name, "heads": heads, "channels": channels, "threads": threads}
     # up to 1e-3 of the largest gradient, of ours or of PyTorch Geometric's by the seed: scores on leaky relu's kink
     tolerance = 1e-5 if work == "forward" else 2e-3
-    compare(candidates, exact, tolerance=tolerance, rounds=7 if graph_name == "cora" else 3, work=work, **facts)
+    compare(candidates, exact, tolerance=tolerance, work=work, **facts)
 
 
 def run(layer, edges, x, cotangent, work):

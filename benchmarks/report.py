@@ -21,8 +21,10 @@ PICTURES = ROOT / "docs/performance"
 SHOWN = "pictures_"  # before an op's name: its pictures, in place of a table
 DOCUMENTS = ("README.md", "docs/performance.md")
 HUGE = "[huge_pages]"
-HOW_FEW = "The least of two to seven samples each, all in one run; a ratio is the peer's time over ours."
-HOW = "The least of seven samples each (three above 0.2 s), all in one run; a ratio is the peer's time over ours."
+HOW = (
+    "The least of two to seven samples, as many of each peer as of ours, all in one run; "
+    "a ratio is the peer's time over ours."
+)
 
 
 def main(argv: list[str]) -> int:
@@ -222,7 +224,7 @@ def overhead() -> Iterator[str]:
 def gat_attention() -> Iterator[str]:
     """Graph attention, whole layers and models, beside their peers."""
     for machine, results in _results("gat_attention"):
-        yield f"{machine}, float32. {HOW_FEW}"
+        yield f"{machine}, float32. {HOW}"
         yield ""
         yield "| work | graph | heads | threads | ours | PyG | PyG, huge pages | other peers | error, ours / PyG |"
         yield "|---|---|--:|--:|--:|--:|--:|---|--:|"
@@ -264,7 +266,7 @@ def _integration(keep: Any) -> Iterator[str]:
     for machine, results in _results("rk4"):
         rows = results["rows"].values()
         chosen = [row for row in rows if "samples_ms" in row and keep(row)]
-        yield f"{machine}. The least of the samples, all in one run; a ratio is the peer's time over ours."
+        yield f"{machine}. {HOW}"
         yield ""
         yield "| work | of | type | threads | ours | loop | loop, compiled step | torchdiffeq | error, ours / loop |"
         yield "|---|---|---|--:|--:|--:|--:|--:|--:|"
@@ -311,7 +313,7 @@ def vit_models() -> Iterator[str]:
     for machine, results in _results("vit"):
         rows = results["rows"]
         timed = [row for test, row in rows.items() if not test.endswith(HUGE) and "samples_ms" in row]
-        yield f"{machine}, float32, 8 images of 224 x 224. {HOW_FEW}"
+        yield f"{machine}, float32, 8 images of 224 x 224. {HOW}"
         yield ""
         yield "| work | model | threads | ours | tutorial | timm |"
         yield "|---|---|--:|--:|--:|--:|"

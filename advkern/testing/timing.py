@@ -10,27 +10,29 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
+_FEWEST = 3  # samples that are taken whatever they cost, if as many are asked for
+
+
 def interleave(
-    candidates: Mapping[str, Callable[[], Any]], *, rounds: int = 7, min_seconds: float = 0.0, slow: float = 0.2
+    candidates: Mapping[str, Callable[[], Any]], *, rounds: int = 7, min_seconds: float = 0.0, budget: float = 12.0
 ) -> dict[str, list[float]]:
     """Time each candidate ``rounds`` times, one after the other in every round; return seconds a call.
 
-    A candidate that takes longer than ``slow`` seconds sits out after three rounds. One shorter than ``min_seconds`` is
-    called as often as fills that time, so that the clock's grain and the loop do not count. An untimed call goes
-    before every sample: it finds the caches, and the free memory, as the candidate itself left them, as in a
-    training loop, and not as its predecessor did.
+    Rounds that would take more than ``budget`` seconds together are fewer, down to three, and for all candidates alike:
+    the least of more samples is smaller. One shorter than ``min_seconds`` is called as often as fills that time, so
+    that the clock's grain and the loop do not count. An untimed call goes before every sample: it finds the caches, and
+    the free memory, as the candidate itself left them, as in a training loop, and not as its predecessor did.
     """
-    repeats, turns = {}, {}
+    repeats, seconds_a_round = {}, 0.0
     for name, call in candidates.items():
         call()
-        seconds = min(_seconds(call, 1) for _ in range(2))
-        repeats[name] = max(1, round(min_seconds / max(seconds, 1e-9)))
-        turns[name] = min(rounds, 3) if seconds > slow else rounds
+        seconds = max(min(_seconds(call, 1) for _ in range(2)), 1e-9)
+        repeats[name] = max(1, round(min_seconds / seconds))
+        seconds_a_round += (1 + repeats[name]) * seconds
+    rounds = min(rounds, max(_FEWEST, int(budget / seconds_a_round)))
     samples: dict[str, list[float]] = {name: [] for name in candidates}
-    for turn in range(rounds):
+    for _ in range(rounds):
         for name, call in candidates.items():
-            if turn >= turns[name]:
-                continue
             call()
             samples[name].append(_seconds(call, repeats[name]))
     return samples
