@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-
 _FEWEST = 3  # samples that are taken whatever they cost, if as many are asked for
 
 
@@ -23,11 +22,11 @@ def interleave(
     that the clock's grain and the loop do not count. An untimed call goes before every sample: it finds the caches, and
     the free memory, as the candidate itself left them, as in a training loop, and not as its predecessor did.
     """
-    repeats, seconds_a_round = {}, 0.0
+    repeats, seconds_a_round = {}, 1e-9
     for name, call in candidates.items():
         call()
-        seconds = max(min(_seconds(call, 1) for _ in range(2)), 1e-9)
-        repeats[name] = max(1, round(min_seconds / seconds))
+        seconds = min(_seconds(call, 1) for _ in range(2))
+        repeats[name] = max(1, round(min_seconds / max(seconds, 1e-9)))
         seconds_a_round += (1 + repeats[name]) * seconds
     rounds = min(rounds, max(_FEWEST, int(budget / seconds_a_round)))
     samples: dict[str, list[float]] = {name: [] for name in candidates}
