@@ -101,6 +101,7 @@ PEERS = {  # in the words of a reader; others by their own
     "compiled": "torch.compile of the lines",
     "sdpa_flash": "torch's SDPA",
     "sdpa_math": "SDPA's plain form",
+    "flex": "FlexAttention",
 }
 
 
@@ -295,12 +296,13 @@ def vit_attention() -> Iterator[str]:
     for machine, results in _results("vit_attention"):
         yield f"{machine}, float32, batch 4, 12 heads of 64. {HOW}"
         yield ""
-        yield "| work | N | threads | ours | SDPA, flash | SDPA, math | tutorial | compiled | error, ours / peer |"
-        yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+        peers = "SDPA, flash | SDPA, math | Flex | tutorial | compiled"
+        yield f"| work | N | threads | ours | {peers} | error, ours / peer |"
+        yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
         rows = [row for test, row in results["rows"].items() if not test.endswith(HUGE) and "length" in row]
         for row in sorted(rows, key=lambda row: (row["work"], row["length"], row["threads"])):
-            ratios = (row["ratios"].get(name) for name in ("sdpa_flash", "sdpa_math", "eager", "compiled"))
-            cells = " | ".join("" if ratio is None else f"{ratio:.2f}x" for ratio in ratios)
+            ratios = (row["ratios"].get(name) for name in ("sdpa_flash", "sdpa_math", "flex", "eager", "compiled"))
+            cells = " | ".join(_times(ratio) or "-" for ratio in ratios)
             errors = dict(row["errors"])
             own = errors.pop("advkern", row.get("error_ours"))
             error = "" if own is None else f"{own:.0e}" + (f" / {min(errors.values()):.0e}" if errors else "")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from advkern.nn._hooks import has_hooks, has_own_forward
+from advkern.nn._hooks import is_untouched
 
 
 class ConvNormSequential(nn.Sequential):
@@ -34,7 +34,7 @@ class ConvNormSequential(nn.Sequential):
                 x = layers.pop(0)(layer(x))
             else:
                 x = _folded(layer, layers.pop(0), x)
-                if layers and _is_plain(layers[0], nn.SiLU):
+                if layers and is_untouched(layers[0], nn.SiLU):
                     layers.pop(0)
                     x = functional.silu(x, inplace=True)
         return x
@@ -52,12 +52,9 @@ def _may_fold(x: Tensor) -> bool:
 
 def _are_plain(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
     fixed = norm.affine and norm.running_var is not None and not norm.training
-    return _is_plain(conv, nn.Conv2d) and _is_plain(norm, nn.BatchNorm2d) and fixed and conv.padding_mode == "zeros"
-
-
-def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether it is of that very type (a parametrised module has one of its own) and calls nobody."""
-    return type(module) is kind and not has_hooks(module) and not has_own_forward(module)
+    return (
+        is_untouched(conv, nn.Conv2d) and is_untouched(norm, nn.BatchNorm2d) and fixed and conv.padding_mode == "zeros"
+    )
 
 
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:

@@ -15,3 +15,8 @@ def has_hooks(*modules: nn.Module) -> bool:
 def has_own_forward(*modules: nn.Module) -> bool:
     """Whether the ``forward`` of one of the modules was replaced, on it and not on its class."""
     return any("forward" in vars(module) for module in modules)
+
+
+def is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether it is of that very type (a parametrised module has one of its own) and calls nobody."""
+    return type(module) is kind and not has_hooks(module) and not has_own_forward(module)

@@ -13,7 +13,7 @@ from advkern.reference.vit_attention import attention_weights
 
 
 class _QueriesAndKeys(NamedTuple):
-    """What a forward keeps for its map: views of the packed projection, which its own backward keeps as well."""
+    """What a forward keeps for its map; in training they are views of what its own backward keeps as well."""
 
     q: Tensor  # [batch, length, heads, dim]
     k: Tensor  # [batch, length, heads, dim]
@@ -35,8 +35,8 @@ class SelfAttentionMap(AttentionMap):
 
     Rows are taken before dropout and sum to 1 (to 0 where every key is ignored). Besides the whole map, parts of it can
     be read that never hold length x length for all heads: :meth:`rows`, :meth:`cls`, :meth:`mean_heads`. Until
-    :meth:`release` the map keeps the layer's packed projection alive, 3 x batch x length x embed_dim numbers, and in
-    training the autograd graph before it, both of which the backward needs anyway.
+    :meth:`release` the map keeps the layer's queries and keys alive, 2 x batch x length x embed_dim numbers; in
+    training the whole packed projection and the autograd graph before it, both of which the backward needs anyway.
     """
 
     def rows(self, query_index: int | slice | Tensor, head: int | None = None) -> Tensor:
@@ -102,13 +102,13 @@ class SelfAttentionMaps(AttentionMaps):
 
 
 def self_attention_map(
-    qkv: Tensor,  # [batch, length, 3, heads, dim]
+    q: Tensor,  # [batch, length, heads, dim]
+    k: Tensor,  # [batch, length, heads, dim]
     key_padding_mask: Tensor | None,  # [batch, length]
     scale: float,
 ) -> SelfAttentionMap:  # [batch, heads, length, length]
-    """Make the map of a packed projection; nothing is computed."""
-    q, k, _ = qkv.unbind(2)
+    """Make the map of those queries and keys; nothing is computed."""
     batch, length, heads, _ = q.shape
     source = _QueriesAndKeys(q, k, key_padding_mask, scale)
-    requires_grad = qkv.requires_grad and torch.is_grad_enabled()
-    return SelfAttentionMap(source, (batch, heads, length, length), qkv.dtype, qkv.device, requires_grad)
+    requires_grad = q.requires_grad and torch.is_grad_enabled()
+    return SelfAttentionMap(source, (batch, heads, length, length), q.dtype, q.device, requires_grad)

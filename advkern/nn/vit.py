@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from advkern.nn._checks import check_norm_eps, check_probability, check_size
+from advkern.nn._linear import LinearSequential, is_ours, linear, run_linear
 from advkern.nn._self_attention_maps import SelfAttentionMap, SelfAttentionMaps, self_attention_map
 from advkern.ops.vit_attention import vit_attention
 
@@ -96,11 +97,28 @@ class MultiHeadSelfAttention(nn.Module):
     ) -> tuple[Tensor, SelfAttentionMap | None]:
         """Return the output and the attention; None in its place where ``need_weights`` is False."""
         _check_sequence(x, self.embed_dim)
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
+        qkv = self._projections(x, need_weights)
         drop = self.attention_dropout
         out: Any = vit_attention(qkv, dropout=drop.p, training=drop.training, key_padding_mask=key_padding_mask)
-        attention = self_attention_map(qkv, key_padding_mask, self.head_dim**-0.5) if need_weights else None
-        return self.proj_dropout(self.proj(out.flatten(2))), attention
+        attention = None
+        if need_weights:
+            q, k = qkv[:2] if isinstance(qkv, tuple) else qkv.unbind(2)[:2]
+            attention = self_attention_map(q, k, key_padding_mask, self.head_dim**-0.5)
+        return self.proj_dropout(run_linear(self.proj, out.flatten(2))), attention
+
+    def _projections(
+        self,
+        x: Tensor,  # [B, N, embed_dim]
+        need_weights: bool,
+    ) -> Tensor | tuple[Tensor, Tensor, Tensor]:  # [B, N, 3, num_heads, head_dim], or three [B, N, num_heads, head_dim]
+        """Packed; the values apart where a map will keep queries and keys, and no backward keeps them all."""
+        layer, sizes = self.qkv, (self.num_heads, self.head_dim)
+        if not need_weights or torch.is_grad_enabled() or not is_ours(layer):
+            return run_linear(layer, x).unflatten(-1, (3, *sizes))
+        kept, dropped = (slice(2 * self.embed_dim), slice(2 * self.embed_dim, None))
+        biases = (None, None) if layer.bias is None else (layer.bias[kept], layer.bias[dropped])
+        q, k = linear(x, layer.weight[kept], biases[0]).unflatten(-1, (2, *sizes)).unbind(2)
+        return q, k, linear(x, layer.weight[dropped], biases[1]).unflatten(-1, sizes)
 
 
 class TransformerBlock(nn.Module):
@@ -131,7 +149,7 @@ class TransformerBlock(nn.Module):
         self.norm1 = nn.LayerNorm(embed_dim, norm_eps)
         self.attn = MultiHeadSelfAttention(embed_dim, num_heads, dropout)
         self.norm2 = nn.LayerNorm(embed_dim, norm_eps)
-        self.mlp = nn.Sequential(
+        self.mlp = LinearSequential(
             nn.Linear(embed_dim, hidden),
             nn.GELU(),
             nn.Dropout(dropout),

@@ -5,7 +5,8 @@ constexpr int kTileRows = 6;                                   // rows of a tile
 constexpr int kTileVecs = ADVKERN_VECTOR_BYTES == 64 ? 4 : 2;  // as fit in 32 or 16 registers, beside b and one a
 
 // c[row, :] = init[row, :] + sum_step a(row, step) b[step, :], each matrix by its strides. init may be c, or have a
-// row stride of 0. Columns come in whole vectors; every row has the same sequence of roundings wherever it stands.
+// row stride of 0; it is added last, so that a product in parts rounds less than one long sum. Columns come in whole
+// vectors; every row has the same sequence of roundings wherever it stands.
 template <typename acc_t>
 struct Product {
   const acc_t* a;
@@ -22,11 +23,7 @@ struct Product {
 template <int kRows, int kVecs, typename acc_t>
 static void product_tile(const Product<acc_t>& p, int64_t row, int64_t column) {
   constexpr int lanes = kLanes<acc_t>;
-  Vec<acc_t> sum[kRows][kVecs];
-#pragma GCC unroll 6
-  for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 4
-    for (int k = 0; k < kVecs; ++k) sum[r][k] = load(p.init + (row + r) * p.init_row + column + k * lanes);
+  Vec<acc_t> sum[kRows][kVecs]{};
   const acc_t* a = p.a + row * p.a_row;
   const acc_t* b = p.b + column;
   const int64_t a_row = p.a_row;
@@ -44,7 +41,9 @@ static void product_tile(const Product<acc_t>& p, int64_t row, int64_t column) {
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (int k = 0; k < kVecs; ++k) store(p.c + (row + r) * p.c_row + column + k * lanes, sum[r][k]);
+    for (int k = 0; k < kVecs; ++k)
+      store(p.c + (row + r) * p.c_row + column + k * lanes,
+            load(p.init + (row + r) * p.init_row + column + k * lanes) + sum[r][k]);
 }
 
 // The tile of min(rows, kRows) rows and min(vecs, kVecs) vectors.

@@ -62,21 +62,24 @@ Tensor linear_bwd_weight_cpu(const Tensor& grad, const Tensor& x) {
   check_like(grad, "grad", x);
   const int64_t rows = x.size(0), in = x.size(1), out = grad.size(1);
   Tensor grad_weight = torch::stable::new_empty(x, {out, in});
+  advise_huge_pages(grad_weight.data_ptr(), size_t(grad_weight.numel()) * grad_weight.element_size());
   dispatch_floats(x.scalar_type(), [&](auto scalar) {
     using scalar_t = decltype(scalar);
     using acc_t = acc_of<scalar_t>;
     const LinearWeightArgs<scalar_t> args{data<const scalar_t>(grad), data<const scalar_t>(x), rows, in, out,
                                           data<scalar_t>(grad_weight)};
-    const int64_t slices = linear_slices(args), tasks = slices * ((out + kLinearBlock - 1) / kLinearBlock);
-    const ThreadScratch<acc_t> sums(ADVKERN_ON_ISA(linear_sums_size, args));
+    const int64_t slices = linear_slices(args), tasks = slices * linear_blocks(args);
+    const bool in_place = ADVKERN_ON_ISA(linear_sums_are_result, args);
+    const ThreadScratch<acc_t> own_sums(in_place ? 0 : ADVKERN_ON_ISA(linear_sums_size, args));
+    acc_t* const sums = in_place ? reinterpret_cast<acc_t*>(args.grad_weight) : own_sums.data();
     const int64_t scratch = ADVKERN_ON_ISA(linear_bwd_weight_scratch, args);
     parallel_for(0, tasks, grain(rows * in * out / (tasks + 1)), [&](int64_t first, int64_t last) {
       const ThreadScratch<acc_t> own(scratch);
-      ADVKERN_ON_ISA(linear_bwd_weight_tasks, args, first, last, sums.data(), own.data());
+      ADVKERN_ON_ISA(linear_bwd_weight_tasks, args, first, last, sums, own.data());
     });
-    parallel_for(0, out, grain(slices * in), [&](int64_t first, int64_t last) {
-      ADVKERN_ON_ISA(linear_bwd_weight_rows, args, first, last, sums.data());
-    });
+    if (in_place) return;
+    parallel_for(0, out, grain(slices * in),
+                 [&](int64_t first, int64_t last) { ADVKERN_ON_ISA(linear_bwd_weight_rows, args, first, last, sums); });
   });
   return grad_weight;
 }

@@ -24,15 +24,30 @@ struct LinearWeightArgs {
   scalar_t* grad_weight;  // [out, in]
 };
 
-constexpr int64_t kLinearBlock = 96;    // rows, or of grad_weight outputs, that meet a panel together
-constexpr int64_t kLinearChunk = 256;   // rows whose part of grad_weight is taken at once
+constexpr int64_t kLinearBlock = 96;    // rows that meet a panel together
+constexpr int64_t kLinearDepth = 256;   // steps that a sum takes at once
+constexpr int64_t kLinearOuts = 192;    // a task of grad_weight: outputs,
+constexpr int64_t kLinearIns = 256;     // by inputs,
+constexpr int64_t kLinearChunk = 512;   // of which so many rows are taken at once: packed, they fill half of a cache
 constexpr int64_t kLinearTasks = 64;    // into which grad_weight is cut, threads or not: sums always round alike
 constexpr int64_t kLinearSlice = 1024;  // rows that are worth a sum of their own
 
-// Slices of the rows, each with a sum of its own; as many as make enough tasks together with the blocks of outputs.
+// The length of parts of at most `most` into which `count` is cut evenly: no short one remains.
+inline int64_t even_part(int64_t count, int64_t most) {
+  const int64_t parts = count <= most ? 1 : (count + most - 1) / most;
+  return (count + parts - 1) / parts;
+}
+
+// Blocks of outputs by inputs.
+template <typename scalar_t>
+int64_t linear_blocks(const LinearWeightArgs<scalar_t>& a) {
+  return ((a.out + kLinearOuts - 1) / kLinearOuts) * ((a.in + kLinearIns - 1) / kLinearIns);
+}
+
+// Slices of the rows, each with a sum of its own; as many as make enough tasks together with the blocks.
 template <typename scalar_t>
 int64_t linear_slices(const LinearWeightArgs<scalar_t>& a) {
-  const int64_t blocks = (a.out + kLinearBlock - 1) / kLinearBlock, most = a.rows / kLinearSlice;
+  const int64_t blocks = linear_blocks(a), most = a.rows / kLinearSlice;
   const int64_t wanted = kLinearTasks / (blocks < 1 ? 1 : blocks);
   return wanted < 1 || most < 1 ? 1 : wanted < most ? wanted : most;
 }
@@ -47,6 +62,22 @@ namespace advkern::ADVKERN_ISA {
 #include "common/tile.h"
 
 #include "common/pack.h"
+
+// The product in parts: each part of b meets all rows while it is in the caches.
+template <typename acc_t>
+static void deep_product(Product<acc_t> p, int64_t rows, int64_t vecs) {
+  const int64_t steps = p.steps, part = even_part(steps, kLinearDepth);
+  int64_t first = 0;
+  do {  // also where there are no steps: c = init
+    p.steps = steps - first < part ? steps - first : part;
+    product(p, rows, vecs);
+    p.a += p.steps * p.a_step;
+    p.b += p.steps * p.b_step;
+    p.init = p.c;
+    p.init_row = p.c_row;
+    first += part;
+  } while (first < steps);
+}
 
 // Panels of the weight and, at their end, the bias in whole vectors.
 template <typename scalar_t>
@@ -114,10 +145,17 @@ static void linear_fwd_rows(const LinearArgs<scalar_t>& a, const acc_of<scalar_t
           p.c_row = a.out;
         }
       }
-      product(p, rows, width / lanes);
+      deep_product(p, rows, width / lanes);
       if (p.c == tile) unpack_rows(tile, acc_t(1), rows, real, y, a.out);
     }
   }
+}
+
+// Whether the sums are the result as they stand: one slice, no narrowing, rows of whole vectors.
+template <typename scalar_t>
+static bool linear_sums_are_result(const LinearWeightArgs<scalar_t>& a) {
+  using acc_t = acc_of<scalar_t>;
+  return linear_slices(a) == 1 && sizeof(scalar_t) == sizeof(acc_t) && padded<acc_t>(a.in) == a.in;
 }
 
 template <typename scalar_t>
@@ -126,34 +164,36 @@ static int64_t linear_sums_size(const LinearWeightArgs<scalar_t>& a) {
 }
 
 template <typename scalar_t>
-static int64_t linear_bwd_weight_scratch(const LinearWeightArgs<scalar_t>& a) {
-  return kLinearChunk * (kPanel<acc_of<scalar_t>> + padded<acc_of<scalar_t>>(kLinearBlock));
+static int64_t linear_bwd_weight_scratch(const LinearWeightArgs<scalar_t>&) {
+  return kLinearChunk * (kPanel<acc_of<scalar_t>> + kLinearOuts);
 }
 
-// Tasks [begin, end): each the sum over a slice of the rows for a block of outputs.
+// Tasks [begin, end): each the sum over a slice of the rows for a block of outputs by inputs.
 template <typename scalar_t>
 static void linear_bwd_weight_tasks(const LinearWeightArgs<scalar_t>& a, int64_t begin, int64_t end,
                                     acc_of<scalar_t>* sums, acc_of<scalar_t>* scratch) {
   using acc_t = acc_of<scalar_t>;
-  const int64_t blocks = (a.out + kLinearBlock - 1) / kLinearBlock, slices = linear_slices(a);
+  const int64_t across = (a.in + kLinearIns - 1) / kLinearIns, blocks = linear_blocks(a), slices = linear_slices(a);
   const int64_t in = padded<acc_t>(a.in);
   acc_t *const x = scratch, *const grad = scratch + kLinearChunk * kPanel<acc_t>;
   for (int64_t task = begin; task < end; ++task) {
-    const int64_t slice = task / blocks, block = task % blocks * kLinearBlock;
-    const int64_t outs = a.out - block < kLinearBlock ? a.out - block : kLinearBlock;
-    const int64_t last = a.rows * (slice + 1) / slices;
-    acc_t* const sum = sums + (slice * a.out + block) * in;
-    clear(sum, sum + outs * in);
-    for (int64_t row = a.rows * slice / slices; row < last; row += kLinearChunk) {
-      const int64_t steps = last - row < kLinearChunk ? last - row : kLinearChunk;
-      pack_rows(a.grad + row * a.out + block, a.out, steps, outs, acc_t(1), grad);
-      for (int64_t column = 0; column < a.in; column += kPanel<acc_t>) {
-        const int64_t left = a.in - column, real = left < kPanel<acc_t> ? left : kPanel<acc_t>;
+    const int64_t slice = task / blocks, out = task % blocks / across * kLinearOuts;
+    const int64_t outs = a.out - out < kLinearOuts ? a.out - out : kLinearOuts;
+    const int64_t left = task % across * kLinearIns, right = left + kLinearIns < a.in ? left + kLinearIns : a.in;
+    const int64_t first = a.rows * slice / slices, last = a.rows * (slice + 1) / slices;
+    const int64_t chunk = even_part(last - first, kLinearChunk);
+    acc_t* const sum = sums + (slice * a.out + out) * in;
+    for (int64_t r = 0; r < outs; ++r) clear(sum + r * in + left, sum + r * in + left + padded<acc_t>(right - left));
+    for (int64_t row = first; row < last; row += chunk) {
+      const int64_t steps = last - row < chunk ? last - row : chunk;
+      pack_rows(a.grad + row * a.out + out, a.out, steps, outs, acc_t(1), grad);
+      for (int64_t column = left; column < right; column += kPanel<acc_t>) {
+        const int64_t real = right - column < kPanel<acc_t> ? right - column : kPanel<acc_t>;
         const int64_t width = padded<acc_t>(real);
         pack_rows(a.x + row * a.in + column, a.in, steps, real, acc_t(1), x);
         acc_t* const c = sum + column;
-        product(Product<acc_t>{grad, 1, padded<acc_t>(outs), x, width, c, in, c, in, steps}, outs,
-                width / kLanes<acc_t>);
+        deep_product(Product<acc_t>{grad, 1, padded<acc_t>(outs), x, width, c, in, c, in, steps}, outs,
+                     width / kLanes<acc_t>);
       }
     }
   }

@@ -74,7 +74,7 @@ double gradient_error(const Sizes& s, std::mt19937& random) {
   const auto grad = random_values<scalar_t>(s.rows * s.out, random), x = random_values<scalar_t>(s.rows * s.in, random);
   std::vector<scalar_t> grad_weight(size_t(s.out * s.in), scalar_t(NAN));
   const LinearWeightArgs<scalar_t> args{grad.data(), x.data(), s.rows, s.in, s.out, grad_weight.data()};
-  const int64_t tasks = linear_slices(args) * ((s.out + kLinearBlock - 1) / kLinearBlock);
+  const int64_t tasks = linear_slices(args) * linear_blocks(args);
   std::vector<acc_t> sums(size_t(ADVKERN_ON_ISA(linear_sums_size, args)), acc_t(NAN));
   std::vector<acc_t> scratch(size_t(ADVKERN_ON_ISA(linear_bwd_weight_scratch, args)), acc_t(NAN));
   ADVKERN_ON_ISA(linear_bwd_weight_tasks, args, tasks / 2, tasks, sums.data(), scratch.data());
@@ -105,7 +105,8 @@ int check(const char* type) {
                 int(s.rows), int(s.in), int(s.out), error);
     ++failures;
   };
-  const Sizes all[] = {{1, 1, 1}, {7, 5, 3}, {97, 16, 64}, {200, 33, 150}, {50, 300, 40}, {2500, 20, 100}, {3, 0, 4}};
+  const Sizes all[] = {{1, 1, 1},     {7, 5, 3},       {97, 16, 64},    {200, 33, 150},
+                       {50, 300, 40}, {2500, 20, 100}, {700, 300, 200}, {3, 0, 4}};
   for (const Sizes& s : all) {
     for (int options = 0; options < 4; ++options)
       expect(forward_error<scalar_t>(s, options & 1, options & 2, random), s, "product");

@@ -33,7 +33,7 @@ def test_sparse_features_of_any_size_are_taken(num_nodes):
 
 @pytest.mark.parametrize(
     ("rows", "inputs", "outputs", "ours"),
-    [(4096, 64, 64, True), (4095, 64, 64, False), (16, 4096, 4096, False), (169_343, 128, 2, False)],
+    [(5120, 64, 64, True), (5119, 64, 64, False), (255, 4096, 4096, False), (169_343, 128, 2, False)],
 )
 def test_kernel_is_used_where_it_pays(rows, inputs, outputs, ours, monkeypatch):
     """Not for few multiplications, rows or outputs."""

@@ -149,6 +149,17 @@ def test_maps_of_no_grad_forward_have_no_gradient(read):
     assert not maps[0].requires_grad and not maps[0].dense().requires_grad and not maps[0].cls().requires_grad
 
 
+def test_maps_of_no_grad_forward_keep_queries_and_keys_alone():
+    layer, x = MultiHeadSelfAttention(24, 4).double().eval(), images(2, 17, 24)
+    with torch.no_grad():
+        out, attention = layer(x)
+        torch.testing.assert_close(out, layer(x, need_weights=False)[0])
+    kept = attention._source.q.untyped_storage()
+    assert kept.data_ptr() == attention._source.k.untyped_storage().data_ptr()
+    assert kept.nbytes() == 2 * x.numel() * x.element_size()
+    torch.testing.assert_close(attention.dense(), layer(x)[1].dense().detach())
+
+
 def test_maps_are_taken_before_dropout():
     model = VisionTransformer(**VIT, dropout=0.5).train()
     _, maps = model(images(2, 3, 16, 16, dtype=torch.float32))
@@ -196,6 +207,28 @@ def test_ignored_keys_change_nothing():
     out, attention = block(x, key_padding_mask=mask)
     torch.testing.assert_close(out[0, :6], block(x[:1, :6])[0][0])
     assert not attention.dense()[0, :, :, 6:].any()
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("name", ["attn.qkv", "attn.proj", "mlp", "mlp.0", "mlp.3"])
+def test_hooks_of_inner_layers_are_called(name, grad):
+    block, seen = TransformerBlock(24, 4).double(), []
+    block.get_submodule(name).register_forward_hook(lambda *each: seen.append(each[2]))
+    with torch.set_grad_enabled(grad):
+        block(images(2, 9, 24))
+    assert len(seen) == 1
+
+
+def test_block_on_large_products_is_torchs(monkeypatch):
+    """Sizes from which on the products are ours, with rows and channels that end in the middle of a block."""
+    block = TransformerBlock(264, 3, dropout=0.0).double()
+    x = images(3, 101, 264)
+    results = []
+    for worth in (0, float("inf")):
+        monkeypatch.setattr("advkern.nn._linear._WORTH", worth)
+        out, _ = block(x, need_weights=False)
+        results.append((out, gradients(block, x, out)))
+    torch.testing.assert_close(*results)
 
 
 def test_gradient_checkpointing_gives_the_same_gradients():
