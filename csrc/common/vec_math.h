@@ -55,23 +55,49 @@ ADVKERN_INLINE Vec<acc_t> exp(Vec<acc_t> x) {
   return value * two_to<acc_t>(half) * two_to<acc_t>(power - half);
 }
 
-// tanh within 2.5 ulp over the whole range: u / (u + 2) with u = exp(2|x|) - 1, which keeps every digit of a small x.
+template <typename acc_t>
+struct TanhConstants;
+
+// r coth(r) = 1 + r^2 (series[0] + series[1] r^2 + ...) for |r| <= ln(2) / 4, interpolated at the Chebyshev points of
+// r^2. `to_integer` rounds as exp's does, and leaves the integer less 1 in the bits of an exponent.
+template <>
+struct TanhConstants<float> {
+  static constexpr int degree = 1;  // within 8e-9
+  static constexpr float series[] = {0.33333309540787455743f, -0.022158824140169723683f};
+  static constexpr float to_integer = 12582912.0f + 126;
+  static constexpr float greatest = 10;  // from there on it is 1
+};
+template <>
+struct TanhConstants<double> {
+  static constexpr int degree = 4;  // within 4e-18
+  static constexpr double series[] = {0.3333333333333332308, -0.022222222222051521095, 0.0021164020709193048412,
+                                      -0.00021163596843310663452, 0.000021216083355660437666};
+  static constexpr double to_integer = 6755399441055744.0 + 1022;
+  static constexpr double greatest = 22;
+};
+
+// tanh within 2.5 ulp over the whole range. With |x| = n ln(2) / 2 + r, d = r coth(r) - 1 and b = (2^n - 1) / 2 the
+// sum's formula is (r + b (1 + d + r)) / (1 + d + b (1 + d + r)): one division, and r / (1 + d) where n is 0. The small
+// terms are added first, and the denominator is built on the numerator, so that an error of it is in both.
+// ln(2) / 2 needs no second part: where n is large, tanh is so flat that its rounding does not matter.
 template <typename acc_t>
 ADVKERN_INLINE Vec<acc_t> tanh(Vec<acc_t> x) {
-  using C = ExpConstants<acc_t>;
-  using int_vec = typename C::int_vec;
-  constexpr acc_t log2_e = acc_t(1.44269504088896340736), limit = sizeof(acc_t) == 4 ? 20 : 44;  // there it is 1
+  using C = TanhConstants<acc_t>;
+  using int_vec = typename ExpConstants<acc_t>::int_vec;
+  constexpr acc_t half_ln2 = acc_t(0.346573590279972654709), its_inverse = acc_t(2.88539008177792681472);
   const int_vec sign = bits_to<int_vec>(x) & bits_to<int_vec>(-Vec<acc_t>{});
-  Vec<acc_t> twice = bits_to<Vec<acc_t>>(bits_to<int_vec>(x + x) ^ sign);
-  twice = twice > limit ? Vec<acc_t>{} + limit : twice;  // a NaN passes
-  const Vec<acc_t> shifted = twice * log2_e + C::to_integer;
-  const Vec<acc_t> n = shifted - C::to_integer;
-  const Vec<acc_t> r = (twice - n * C::ln2_high) - n * C::ln2_low;
+  x = bits_to<Vec<acc_t>>(bits_to<int_vec>(x) ^ sign);
+  x = x > C::greatest ? Vec<acc_t>{} + C::greatest : x;  // a NaN passes
+  const Vec<acc_t> shifted = x * its_inverse + C::to_integer;
+  const Vec<acc_t> r = x - (shifted - C::to_integer) * half_ln2;
+  const Vec<acc_t> half_power = bits_to<Vec<acc_t>>(bits_to<int_vec>(shifted) << ExpConstants<acc_t>::mantissa_bits);
 
-  Vec<acc_t> series = Vec<acc_t>{} + acc_t(kInverseFactorial[C::degree]);  // (exp(r) - 1 - r) / r^2
-#pragma GCC unroll 13
-  for (int k = C::degree - 1; k >= 2; --k) series = series * r + acc_t(kInverseFactorial[k]);
-  const Vec<acc_t> power = two_to<acc_t>(bits_to<int_vec>(shifted) - bits_to<int_vec>(Vec<acc_t>{} + C::to_integer));
-  const Vec<acc_t> u = power * (r + r * r * series) + (power - acc_t(1));
-  return bits_to<Vec<acc_t>>(bits_to<int_vec>(u / (u + acc_t(2))) | sign);
+  const Vec<acc_t> square = r * r;
+  Vec<acc_t> series = Vec<acc_t>{} + C::series[C::degree];
+#pragma GCC unroll 4
+  for (int k = C::degree - 1; k >= 0; --k) series = series * square + C::series[k];
+  const Vec<acc_t> d = series * square, b = half_power - acc_t(0.5);
+  const Vec<acc_t> above = b + (b * (d + r) + r);
+  const Vec<acc_t> below = above + (acc_t(1) + (d - r));
+  return bits_to<Vec<acc_t>>(bits_to<int_vec>(above / below) | sign);
 }

@@ -2,21 +2,49 @@
 // The combinations of the stages of any function, and what their gradients need.
 // Included by rk4_cpu.h inside a namespace for each instruction set, hence no guard.
 
+// The first elements of [begin, end), which end where a whole vector of `out` begins.
+template <typename scalar_t>
+ADVKERN_INLINE int64_t until_aligned(const scalar_t* out, int64_t begin, int64_t end) {
+  const auto past = (reinterpret_cast<uintptr_t>(out + begin) % ADVKERN_VECTOR_BYTES) / sizeof(scalar_t);
+  const int64_t left = past ? int64_t(ADVKERN_VECTOR_BYTES / sizeof(scalar_t) - past) : 0;
+  return left < end - begin ? left : end - begin;
+}
+
 template <int kTerms, typename scalar_t>
+ADVKERN_INLINE void combine_part(const Rk4CombineArgs<scalar_t>& a, int64_t i, int64_t count) {
+  auto sum = load_part(a.y + i, count);
+#pragma GCC unroll 4
+  for (int j = 0; j < kTerms; ++j) sum += a.factor[j] * load_part(a.k[j] + i, count);
+  store_part(a.out + i, sum, count);
+}
+
+template <int kTerms, bool kStream, typename scalar_t>
 static void combine_terms(const Rk4CombineArgs<scalar_t>& a, int64_t begin, int64_t end) {
   constexpr int lanes = kLanes<acc_of<scalar_t>>;
-  for (int64_t i = begin; i < end; i += lanes) {
-    if (i + lanes <= end) {
-      auto sum = load(a.y + i);
+  int64_t i = begin;
+  if constexpr (kStream) {
+    i += until_aligned(a.out, begin, end);
+    combine_part<kTerms>(a, begin, i - begin);
+  }
+  for (; i + lanes <= end; i += lanes) {
+    auto sum = load(a.y + i);
 #pragma GCC unroll 4
-      for (int j = 0; j < kTerms; ++j) sum += a.factor[j] * load(a.k[j] + i);
-      store(a.out + i, sum);
+    for (int j = 0; j < kTerms; ++j) sum += a.factor[j] * load(a.k[j] + i);
+    if constexpr (kStream) {
+      stream(a.out + i, sum);
     } else {
-      auto sum = load_part(a.y + i, end - i);
-      for (int j = 0; j < kTerms; ++j) sum += a.factor[j] * load_part(a.k[j] + i, end - i);
-      store_part(a.out + i, sum, end - i);
+      store(a.out + i, sum);
     }
   }
+  combine_part<kTerms>(a, i, end - i);
+  if (kStream) end_stream();
+}
+
+template <int kTerms, typename scalar_t>
+static void combine_terms(const Rk4CombineArgs<scalar_t>& a, int64_t begin, int64_t end) {
+  if constexpr (sizeof(scalar_t) >= sizeof(float))  // half types fill half a vector
+    if (a.stream) return combine_terms<kTerms, true>(a, begin, end);
+  combine_terms<kTerms, false>(a, begin, end);
 }
 
 template <typename scalar_t>

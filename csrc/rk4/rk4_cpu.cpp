@@ -23,7 +23,8 @@ constexpr int64_t kGrainWork = 1 << 16;  // multiplications below which a second
 constexpr int64_t kMaxGroups = 64;       // whose sums are added in order: more than there are threads, mostly
 constexpr int64_t kMaxSums = 16 << 20;   // scalars of all groups' sums, where fewer groups do not go below 8
 constexpr int64_t kGrainElements = 1 << 16;
-constexpr int64_t kDotChunk = 1 << 14;  // elements of a partial sum, whatever the threads
+constexpr int64_t kStreamBytes = 8 << 20;  // of a state, that no cache would keep beside the stages until it is read
+constexpr int64_t kDotChunk = 1 << 14;     // elements of a partial sum, whatever the threads
 
 struct FreeDeleter {
   void operator()(void* p) const { std::free(p); }
@@ -207,7 +208,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rk4_bwd_cpu(
 template <typename scalar_t>
 Rk4CombineArgs<scalar_t> combine_args(const Tensor& y, const std::vector<const Tensor*>& k,
                                       const std::vector<double>& factor) {
-  Rk4CombineArgs<scalar_t> args{data<const scalar_t>(y), {}, {}, nullptr, int(k.size())};
+  Rk4CombineArgs<scalar_t> args{data<const scalar_t>(y), {}, {}, nullptr, int(k.size()), false};
   for (size_t j = 0; j < k.size(); ++j) {
     args.k[j] = data<const scalar_t>(*k[j]);
     args.factor[j] = acc_of<scalar_t>(factor[j]);
@@ -224,6 +225,7 @@ Tensor rk4_combine_cpu(const Tensor& y, const std::vector<double>& factor, const
   dispatch_floats(y.scalar_type(), [&](auto scalar) {
     auto args = combine_args<decltype(scalar)>(y, stages, factor);
     args.out = data<decltype(scalar)>(out);
+    args.stream = y.numel() * int64_t(sizeof(scalar)) >= kStreamBytes;
     parallel_for(0, y.numel(), kGrainElements,
                  [&](int64_t begin, int64_t end) { ADVKERN_ON_ISA(rk4_combine, args, begin, end); });
   });

@@ -57,6 +57,7 @@ struct Rk4CombineArgs {
   acc_of<scalar_t> factor[kMaxStages];  // dt a_ij
   scalar_t* out;                        // [count]: y + sum_j factor_j k_j
   int terms;
+  bool stream;  // past the caches
 };
 
 template <typename scalar_t>
@@ -75,6 +76,7 @@ namespace advkern::ADVKERN_ISA {
 
 #include "common/vec.h"
 #include "common/vec_math.h"
+#include "common/vec_stream.h"
 
 constexpr int kRows = ADVKERN_VECTOR_BYTES == 64 ? 8 : 4;  // times kVecs: the sums of a tile fill half the registers
 constexpr int kVecs = 2;

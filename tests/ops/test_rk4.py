@@ -349,6 +349,30 @@ def test_combination_sums_half_types_in_float32(place):
         assert torch.equal(run(ones, [2.0**-9] * 4, *[ones] * 4), torch.full_like(ones, 1 + 2**-7))
 
 
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("terms", [1, 4])
+def test_large_combination_has_the_bits_of_small_ones(place, terms):
+    """Beyond 8 MB it goes past the caches, from each thread's first whole vector on."""
+    y, *k = torch.randn(1 + terms, 2**21 + 5).unbind()
+    op = torch.ops.advkern.rk4_combine
+    with running_on(place):
+        run = op.torch if place == "torch" else op.default
+        pad = [None] * (4 - terms)
+        combine = lambda y, *k: run(y, [0.3] * terms, *k, *pad)
+        parts = torch.cat([combine(*part) for part in zip(*(t.split(100_003) for t in (y, *k)), strict=True)])
+        for threads in (1, 2, 3):
+            assert torch.equal(with_threads(threads, lambda: combine(y, *k)), parts)
+
+
+def with_threads(count, call):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        return call()
+    finally:
+        torch.set_num_threads(before)
+
+
 MEASURED = """
 import torch
 from torch.nn.functional import linear
