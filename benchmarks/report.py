@@ -21,10 +21,7 @@ PICTURES = ROOT / "docs/performance"
 SHOWN = "pictures_"  # before an op's name: its pictures, in place of a table
 DOCUMENTS = ("README.md", "docs/performance.md")
 HUGE = "[huge_pages]"
-HOW = (
-    "The least of two to seven samples, as many of each peer as of ours, all in one run; "
-    "a ratio is the peer's time over ours."
-)
+HOW = "The least of two to seven samples each, all in one run; a ratio is the peer's time over ours."
 
 
 def main(argv: list[str]) -> int:
