@@ -76,8 +76,9 @@ def compare(
     FLOPs are those of :class:`torch.utils.flop_counter.FlopCounterMode`, which counts matrix products, convolutions and
     attention, two for a multiplication and its addition, and by :mod:`advkern.flops` this package's ops. What is done
     elementwise counts as nothing, and so does what torch has no formula for, a product with a sparse matrix say. Times
-    are the least of seven, the models in turn. Memory is what torch's allocator hands out during the call, at its
-    highest, above what was there before: outputs and everything between count, parameters and inputs do not.
+    are the least of three to seven, equally many of each, the models in turn. Memory is what torch's allocator hands
+    out during the call, at its highest, above what was there before: outputs and everything between count, parameters
+    and inputs do not.
 
     Each part of a module is in training or eval again afterwards, as it was.
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advkern.nn._hooks import has_hooks
+from advkern.nn._hooks import has_own_hooks
 
 
 class Converted(nn.Module):
@@ -56,8 +56,12 @@ def swap_back(module: nn.Module) -> None:
 
 
 def hooked(*modules: nn.Module | None) -> bool:
-    """Whether a hook waits on one of the modules that a joined forward would not call, or on all modules there are."""
-    return has_hooks(*(module for module in modules if module is not None))
+    """Whether a hook waits on one of the modules that a joined forward would not call.
+
+    One on all modules there are does not count: torch's counter of FLOPs leaves such hooks, and the original's forward
+    may not fit the memory.
+    """
+    return has_own_hooks(*(module for module in modules if module is not None))
 
 
 @functools.cache

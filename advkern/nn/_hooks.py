@@ -9,7 +9,12 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 def has_hooks(*modules: nn.Module) -> bool:
     """Whether a hook waits on one of the modules, or on all modules there are."""
-    return bool(nn.modules.module._has_any_global_hook()) or any(getattr(m, hooks) for m in modules for hooks in _HOOKS)
+    return bool(nn.modules.module._has_any_global_hook()) or has_own_hooks(*modules)
+
+
+def has_own_hooks(*modules: nn.Module) -> bool:
+    """Whether a hook waits on one of the modules."""
+    return any(getattr(module, hooks) for module in modules for hooks in _HOOKS)
 
 
 def has_own_forward(*modules: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TypeGuard
 
 import torch
@@ -11,7 +12,7 @@ from advkern.nn._hooks import is_untouched
 from advkern.ops.linear import linear as fused_linear
 
 # From where on our kernel is used: multiplications that outweigh its dearer call, rows that outweigh the packing of the
-# weight, and outputs that fill a vector. Measured by benchmarks/bench_linear.py.
+# weight, and outputs that fill a vector. Measured on two cores, by benchmarks/bench_linear.py.
 _WORTH, _LEAST_ROWS, _LEAST_OUTPUTS = 5 << 22, 256, 16
 _KINDS = (Tensor, nn.Parameter)  # quantised and distributed weights are tensors of their own kind
 
@@ -25,10 +26,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _pays(x: Tensor, weight: Tensor) -> bool:
-    if x.dtype == torch.bfloat16:  # processors multiply it as it is, and torch lets them
+    if x.dtype == torch.bfloat16 and _multiplies_bfloat16():
         return False
     outputs, inputs = weight.shape
     return x.numel() * outputs >= _WORTH and x.numel() >= _LEAST_ROWS * inputs and outputs >= _LEAST_OUTPUTS
+
+
+@functools.cache
+def _multiplies_bfloat16() -> bool:
+    """Whether the processor multiplies it as it is: then torch lets it, and we would widen it."""
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 class LinearSequential(nn.Sequential):
@@ -43,9 +50,11 @@ class LinearSequential(nn.Sequential):
 
 def run_linear(layer: nn.Module, x: Tensor) -> Tensor:
     """``layer(x)``, by :func:`linear` where the layer is torch's own, as it was made, and nobody listens to it."""
-    return linear(x, layer.weight, layer.bias) if is_ours(layer) else layer(x)
+    return linear(x, layer.weight, layer.bias) if is_plain_linear(layer) else layer(x)
 
 
-def is_ours(layer: nn.Module) -> TypeGuard[nn.Linear]:
+def is_plain_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether :func:`linear` of its parameters is all that the layer does."""
-    return is_untouched(layer, nn.Linear) and not torch.compiler.is_compiling()
+    if torch.compiler.is_compiling():  # first: what follows would be guarded on
+        return False
+    return is_untouched(layer, nn.Linear) and type(layer.weight) in _KINDS

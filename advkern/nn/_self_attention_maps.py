@@ -13,7 +13,7 @@ from advkern.reference.vit_attention import attention_weights
 
 
 class _QueriesAndKeys(NamedTuple):
-    """What a forward keeps for its map; in training they are views of what its own backward keeps as well."""
+    """What a forward keeps for its map; with gradients enabled they are views of the packed projection."""
 
     q: Tensor  # [batch, length, heads, dim]
     k: Tensor  # [batch, length, heads, dim]
@@ -35,8 +35,8 @@ class SelfAttentionMap(AttentionMap):
 
     Rows are taken before dropout and sum to 1 (to 0 where every key is ignored). Besides the whole map, parts of it can
     be read that never hold length x length for all heads: :meth:`rows`, :meth:`cls`, :meth:`mean_heads`. Until
-    :meth:`release` the map keeps the layer's queries and keys alive, 2 x batch x length x embed_dim numbers; in
-    training the whole packed projection and the autograd graph before it, both of which the backward needs anyway.
+    :meth:`release` the map keeps the layer's queries and keys alive, 2 x batch x length x embed_dim numbers; with
+    gradients enabled the whole packed projection and the autograd graph before it, which a backward needs anyway.
     """
 
     def rows(self, query_index: int | slice | Tensor, head: int | None = None) -> Tensor:

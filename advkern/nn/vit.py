@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from advkern.nn._checks import check_norm_eps, check_probability, check_size
-from advkern.nn._linear import LinearSequential, is_ours, linear, run_linear
+from advkern.nn._linear import LinearSequential, is_plain_linear, linear, run_linear
 from advkern.nn._self_attention_maps import SelfAttentionMap, SelfAttentionMaps, self_attention_map
 from advkern.ops.vit_attention import vit_attention
 
@@ -97,28 +97,31 @@ class MultiHeadSelfAttention(nn.Module):
     ) -> tuple[Tensor, SelfAttentionMap | None]:
         """Return the output and the attention; None in its place where ``need_weights`` is False."""
         _check_sequence(x, self.embed_dim)
-        qkv = self._projections(x, need_weights)
+        qkv, q, k = _projections(self, x, need_weights)
         drop = self.attention_dropout
         out: Any = vit_attention(qkv, dropout=drop.p, training=drop.training, key_padding_mask=key_padding_mask)
-        attention = None
-        if need_weights:
-            q, k = qkv[:2] if isinstance(qkv, tuple) else qkv.unbind(2)[:2]
-            attention = self_attention_map(q, k, key_padding_mask, self.head_dim**-0.5)
+        attention = self_attention_map(q, k, key_padding_mask, self.head_dim**-0.5) if need_weights else None
         return self.proj_dropout(run_linear(self.proj, out.flatten(2))), attention
 
-    def _projections(
-        self,
-        x: Tensor,  # [B, N, embed_dim]
-        need_weights: bool,
-    ) -> Tensor | tuple[Tensor, Tensor, Tensor]:  # [B, N, 3, num_heads, head_dim], or three [B, N, num_heads, head_dim]
-        """Packed; the values apart where a map will keep queries and keys, and no backward keeps them all."""
-        layer, sizes = self.qkv, (self.num_heads, self.head_dim)
-        if not need_weights or torch.is_grad_enabled() or not is_ours(layer):
-            return run_linear(layer, x).unflatten(-1, (3, *sizes))
-        kept, dropped = (slice(2 * self.embed_dim), slice(2 * self.embed_dim, None))
-        biases = (None, None) if layer.bias is None else (layer.bias[kept], layer.bias[dropped])
-        q, k = linear(x, layer.weight[kept], biases[0]).unflatten(-1, (2, *sizes)).unbind(2)
-        return q, k, linear(x, layer.weight[dropped], biases[1]).unflatten(-1, sizes)
+
+def _projections(
+    attention: Any,  # a MultiHeadSelfAttention, or the tutorial's, which `convert` lends its forward
+    x: Tensor,  # [B, N, embed_dim]
+    need_weights: bool,
+) -> tuple[Any, Tensor, Tensor]:  # twice [B, N, num_heads, head_dim]
+    """What :func:`vit_attention` takes, and the queries and keys in it.
+
+    It is packed, but the values apart where a map will keep queries and keys, and no backward keeps them all.
+    """
+    layer, sizes, width = attention.qkv, (attention.num_heads, attention.head_dim), attention.embed_dim
+    if not need_weights or torch.is_grad_enabled() or not is_plain_linear(layer):
+        qkv = run_linear(layer, x).unflatten(-1, (3, *sizes))
+        return qkv, *qkv.unbind(2)[:2]
+    kept, dropped = slice(2 * width), slice(2 * width, None)
+    biases = (None, None) if layer.bias is None else (layer.bias[kept], layer.bias[dropped])
+    q, k = linear(x, layer.weight[kept], biases[0]).unflatten(-1, (2, *sizes)).unbind(2)
+    v = linear(x, layer.weight[dropped], biases[1]).unflatten(-1, sizes)
+    return (q, k, v), q, k
 
 
 class TransformerBlock(nn.Module):

@@ -28,9 +28,10 @@ constexpr int64_t kLinearBlock = 96;    // rows that meet a panel together
 constexpr int64_t kLinearDepth = 256;   // steps that a sum takes at once
 constexpr int64_t kLinearOuts = 192;    // a task of grad_weight: outputs,
 constexpr int64_t kLinearIns = 256;     // by inputs,
-constexpr int64_t kLinearChunk = 512;   // of which so many rows are taken at once: packed, they fill half of a cache
+constexpr int64_t kLinearChunk = 512;   // of which so many rows are taken at once: packed, they stay in a cache
 constexpr int64_t kLinearTasks = 64;    // into which grad_weight is cut, threads or not: sums always round alike
-constexpr int64_t kLinearSlice = 1024;  // rows that are worth a sum of their own
+constexpr int64_t kLinearSlice = 1024;  // rows that are worth a sum of their own,
+constexpr int64_t kLinearFewTasks = 8;  // or a quarter of them where there would be fewer tasks than this
 
 // The length of parts of at most `most` into which `count` is cut evenly: no short one remains.
 inline int64_t even_part(int64_t count, int64_t most) {
@@ -47,9 +48,13 @@ int64_t linear_blocks(const LinearWeightArgs<scalar_t>& a) {
 // Slices of the rows, each with a sum of its own; as many as make enough tasks together with the blocks.
 template <typename scalar_t>
 int64_t linear_slices(const LinearWeightArgs<scalar_t>& a) {
-  const int64_t blocks = linear_blocks(a), most = a.rows / kLinearSlice;
-  const int64_t wanted = kLinearTasks / (blocks < 1 ? 1 : blocks);
-  return wanted < 1 || most < 1 ? 1 : wanted < most ? wanted : most;
+  const int64_t blocks = linear_blocks(a) < 1 ? 1 : linear_blocks(a);
+  const auto slices = [&](int64_t tasks, int64_t rows) {
+    const int64_t wanted = tasks / blocks, most = a.rows / rows, fewer = wanted < most ? wanted : most;
+    return fewer < 1 ? 1 : fewer;
+  };
+  const int64_t many = slices(kLinearTasks, kLinearSlice), few = slices(kLinearFewTasks, kLinearSlice / 4);
+  return many > few ? many : few;
 }
 
 }  // namespace advkern

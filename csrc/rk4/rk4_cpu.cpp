@@ -23,7 +23,7 @@ constexpr int64_t kGrainWork = 1 << 16;  // multiplications below which a second
 constexpr int64_t kMaxGroups = 64;       // whose sums are added in order: more than there are threads, mostly
 constexpr int64_t kMaxSums = 16 << 20;   // scalars of all groups' sums, where fewer groups do not go below 8
 constexpr int64_t kGrainElements = 1 << 16;
-constexpr int64_t kStreamBytes = 8 << 20;  // of a state, that no cache would keep beside the stages until it is read
+constexpr int64_t kStreamBytes = 8 << 20;  // of a state: no cache that a core has to itself keeps it until it is read
 constexpr int64_t kDotChunk = 1 << 14;     // elements of a partial sum, whatever the threads
 
 struct FreeDeleter {

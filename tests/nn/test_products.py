@@ -43,6 +43,15 @@ def test_kernel_is_used_where_it_pays(rows, inputs, outputs, ours, monkeypatch):
     assert bool(used) == ours
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_is_left_to_torch_where_the_processor_multiplies_it(native, monkeypatch):
+    used = []
+    monkeypatch.setattr("advkern.nn._linear.fused_linear", lambda *each: used.append(each))
+    monkeypatch.setattr("advkern.nn._linear._multiplies_bfloat16", lambda: native)
+    linear(torch.ones(5120, 64, dtype=torch.bfloat16), torch.ones(64, 64, dtype=torch.bfloat16))
+    assert bool(used) != native
+
+
 @pytest.mark.compile
 def test_one_compilation_serves_every_number_of_nodes():
     torch._dynamo.reset()

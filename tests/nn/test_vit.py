@@ -13,6 +13,7 @@ from torch import nn
 
 import advkern.nn
 from advkern.nn import MultiHeadSelfAttention, PatchEmbedding, TransformerBlock, VisionTransformer
+from advkern.ops.linear import linear as fused_linear
 
 VIT = {"img_size": 16, "patch_size": 4, "in_channels": 3, "num_classes": 5, "embed_dim": 24, "depth": 3, "num_heads": 4}
 
@@ -223,12 +224,35 @@ def test_block_on_large_products_is_torchs(monkeypatch):
     """Sizes from which on the products are ours, with rows and channels that end in the middle of a block."""
     block = TransformerBlock(264, 3, dropout=0.0).double()
     x = images(3, 101, 264)
-    results = []
+    results, calls = [], []
+    counted = lambda *each: calls.append(each) or fused_linear(*each)
+    monkeypatch.setattr("advkern.nn._linear.fused_linear", counted)
     for worth in (0, float("inf")):
         monkeypatch.setattr("advkern.nn._linear._WORTH", worth)
         out, _ = block(x, need_weights=False)
         results.append((out, gradients(block, x, out)))
+    assert len(calls) == 4  # qkv, proj, and two of the mlp, in the first round alone
     torch.testing.assert_close(*results)
+
+
+class Packed(torch.Tensor):
+    """A weight whose memory is its own affair, as quantised ones: it cannot be sliced."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        assert func is not torch.Tensor.__getitem__, "a packed weight has no rows"
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_weights_of_a_kind_of_their_own_are_left_to_their_layer(grad):
+    layer, x = MultiHeadSelfAttention(24, 4).double().eval(), images(2, 17, 24)
+    expected = layer(x)[0]
+    layer.qkv.weight = nn.Parameter(layer.qkv.weight.detach().as_subclass(Packed))
+    with torch.set_grad_enabled(grad):
+        out, attention = layer(x)
+    torch.testing.assert_close(out.as_subclass(torch.Tensor), expected)
+    assert attention.shape == (2, 4, 17, 17)
 
 
 def test_gradient_checkpointing_gives_the_same_gradients():

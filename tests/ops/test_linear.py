@@ -20,6 +20,7 @@ CASES = {
     "several_blocks_of_rows": (200, 9, 20, True),
     "several_slices_of_rows": (2500, 6, 100, False),
     "more_in_than_a_panel": (50, 300, 40, True),
+    "several_blocks_of_the_weight": (130, 320, 200, True),
     "no_rows": (0, 5, 3, True),
     "nothing_in": (4, 0, 3, True),
     "nothing_out": (4, 3, 0, False),
@@ -129,6 +130,20 @@ class TestLinear(OpSuite):
         super().test_bitwise_repeatable_on_any_number_of_threads(place, dtype)
 
     # -- what only this op promises ------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("rows", [300, 1100], ids=["in place", "in slices"])
+    def test_blocks_of_the_gradient_have_the_same_bits_on_any_number_of_threads(self, rows):
+        generator = torch.Generator().manual_seed(0)
+        grad, x = torch.randn(rows, 400, generator=generator), torch.randn(rows, 528, generator=generator)
+        before, results = torch.get_num_threads(), []
+        try:
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                results.append(torch.ops.advkern.linear_bwd_weight(grad, x))
+        finally:
+            torch.set_num_threads(before)
+        assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+        torch.testing.assert_close(results[0].double(), grad.double().t() @ x.double(), rtol=1e-5, atol=1e-4)
 
     @pytest.mark.parametrize("shape", [(6,), (2, 6), (2, 3, 6), (0, 3, 6), (2, 1, 3, 6)], ids=str)
     def test_takes_any_leading_axes(self, place, shape):
