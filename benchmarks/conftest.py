@@ -96,13 +96,24 @@ def keep(name: str, test: str, row: dict[str, Any]) -> None:
         "torch": torch.__version__,
         "advkern": advkern.__version__,
     }
-    results["rows"][test + ("[huge_pages]" if HUGE_PAGES else "")] = row | {"peers_huge_pages": HUGE_PAGES}
+    results["rows"][test + ("[huge_pages]" if HUGE_PAGES else "")] = row | {
+        "peers_huge_pages": HUGE_PAGES,
+        "processor": processor(),
+    }
     path.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
 
 
 def machine() -> str:
     """A folder name for this machine: processor and cores."""
     return re.sub(r"[^a-z0-9]+", "-", f"{cpu_name()} {os.cpu_count()} cores".lower()).strip("-")
+
+
+def processor() -> str:
+    """Family and model: under one name, a virtual machine may wake up on processors of different speed."""
+    path = Path("/proc/cpuinfo")
+    text = path.read_text() if path.is_file() else ""
+    found = {key: re.search(rf"^{key}\s*:\s*(\d+)", text, re.MULTILINE) for key in ("cpu family", "model")}
+    return ", ".join(f"{key} {match[1]}" for key, match in found.items() if match)
 
 
 def cpu_name() -> str:
