@@ -1,4 +1,4 @@
-"""``linear`` beside torch's own product, at the sizes of graph layers: many rows, few columns."""
+"""``linear`` beside torch's own product, at the sizes of graph layers and vision transformers, and where it begins."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from advkern.ops import linear
 SHAPES = [
     (16, 4096, 1024),
     (512, 64, 64),
+    (320, 256, 256),  # this and the next but one: the fewest multiplications at which layers use it
+    (788, 192, 192),
+    (5120, 64, 64),
+    (788, 384, 1152),
     (2708, 64, 64),
     (2708, 1433, 16),
     (19717, 128, 64),

@@ -31,7 +31,7 @@ constexpr int64_t kLinearIns = 256;     // by inputs,
 constexpr int64_t kLinearChunk = 512;   // of which so many rows are taken at once: packed, they stay in a cache
 constexpr int64_t kLinearTasks = 64;    // into which grad_weight is cut, threads or not: sums always round alike
 constexpr int64_t kLinearSlice = 1024;  // rows that are worth a sum of their own,
-constexpr int64_t kLinearFewTasks = 8;  // or a quarter of them where there would be fewer tasks than this
+constexpr int64_t kLinearFewTasks = 8;  // or an eighth of them where there would be fewer tasks than this
 
 // The length of parts of at most `most` into which `count` is cut evenly: no short one remains.
 inline int64_t even_part(int64_t count, int64_t most) {
@@ -53,7 +53,7 @@ int64_t linear_slices(const LinearWeightArgs<scalar_t>& a) {
     const int64_t wanted = tasks / blocks, most = a.rows / rows, fewer = wanted < most ? wanted : most;
     return fewer < 1 ? 1 : fewer;
   };
-  const int64_t many = slices(kLinearTasks, kLinearSlice), few = slices(kLinearFewTasks, kLinearSlice / 4);
+  const int64_t many = slices(kLinearTasks, kLinearSlice), few = slices(kLinearFewTasks, kLinearSlice / 8);
   return many > few ? many : few;
 }
 

@@ -75,12 +75,16 @@ double gradient_error(const Sizes& s, std::mt19937& random) {
   std::vector<scalar_t> grad_weight(size_t(s.out * s.in), scalar_t(NAN));
   const LinearWeightArgs<scalar_t> args{grad.data(), x.data(), s.rows, s.in, s.out, grad_weight.data()};
   const int64_t tasks = linear_slices(args) * linear_blocks(args);
-  std::vector<acc_t> sums(size_t(ADVKERN_ON_ISA(linear_sums_size, args)), acc_t(NAN));
+  const bool in_place = ADVKERN_ON_ISA(linear_sums_are_result, args);
+  std::vector<acc_t> own_sums(in_place ? 0 : size_t(ADVKERN_ON_ISA(linear_sums_size, args)), acc_t(NAN));
+  acc_t* const sums = in_place ? reinterpret_cast<acc_t*>(grad_weight.data()) : own_sums.data();
   std::vector<acc_t> scratch(size_t(ADVKERN_ON_ISA(linear_bwd_weight_scratch, args)), acc_t(NAN));
-  ADVKERN_ON_ISA(linear_bwd_weight_tasks, args, tasks / 2, tasks, sums.data(), scratch.data());
-  ADVKERN_ON_ISA(linear_bwd_weight_tasks, args, 0, tasks / 2, sums.data(), scratch.data());
-  ADVKERN_ON_ISA(linear_bwd_weight_rows, args, s.out / 2, s.out, sums.data());
-  ADVKERN_ON_ISA(linear_bwd_weight_rows, args, 0, s.out / 2, sums.data());
+  ADVKERN_ON_ISA(linear_bwd_weight_tasks, args, tasks / 2, tasks, sums, scratch.data());
+  ADVKERN_ON_ISA(linear_bwd_weight_tasks, args, 0, tasks / 2, sums, scratch.data());
+  if (!in_place) {
+    ADVKERN_ON_ISA(linear_bwd_weight_rows, args, s.out / 2, s.out, sums);
+    ADVKERN_ON_ISA(linear_bwd_weight_rows, args, 0, s.out / 2, sums);
+  }
   double worst = 0;
   for (int64_t o = 0; o < s.out; ++o)
     for (int64_t k = 0; k < s.in; ++k) {
