@@ -55,7 +55,7 @@ template <typename acc_t>
 int64_t gat_scratch_bytes(int64_t edges, int64_t heads, int64_t channels) {
   const int64_t stride = heads + kMostLanes, channels_and_more = heads * channels + kMostLanes;
   const int64_t of_a_row = 3 * ((edges + 1) * stride + 2 * kMostLanes);
-  return 2 * edges * int64_t(sizeof(int64_t)) + of_a_row * int64_t(sizeof(acc_t)) +
+  return edges * int64_t(sizeof(int64_t)) + of_a_row * int64_t(sizeof(acc_t)) +
          2 * channels_and_more * int64_t(sizeof(int64_t));
 }
 
@@ -81,7 +81,6 @@ struct GatScratch {
   int64_t heads, width, stride, vecs;
   bool one_head;               // no vector of features has channels of two heads
   int64_t* ids;                // [edges]
-  uint64_t* ahead;             // [edges]: the id that stands kAhead edges later; may be out of range
   acc_t *weight, *kept, *dot;  // [edges, stride], and some lanes more
   int64_t* first_head;         // [vecs]
   LaneNumbers<acc_t>* head;    // [vecs]: of each lane, beyond the first
@@ -96,8 +95,7 @@ struct GatScratch {
     head = reinterpret_cast<LaneNumbers<acc_t>*>(memory);
     first_head = reinterpret_cast<int64_t*>(head + vecs);
     ids = first_head + vecs;
-    ahead = reinterpret_cast<uint64_t*>(ids + edges);
-    weight = reinterpret_cast<acc_t*>(ahead + edges);
+    weight = reinterpret_cast<acc_t*>(ids + edges);
     kept = weight + size;
     dot = kept + size;
     for (int64_t v = 0; v < vecs; ++v) {
@@ -135,19 +133,21 @@ ADVKERN_INLINE void store_heads(acc_t* p, ShortVec<acc_t, kHeads> v, int64_t lef
     __builtin_memcpy(p, &v, sizeof(v));
 }
 
-// The ids of a row's edges, 0 for one out of range; false where there is one.
-template <typename index_t, typename acc_t>
+// The ids of a row's edges, 0 for one out of range; false where there is one. What later edges will need of x and of
+// the scores is prefetched here, all of it: memory then works while the softmax is computed, not after.
+template <typename scalar_t, typename index_t, typename acc_t>
 ADVKERN_INLINE bool read_ids(const index_t* col, RowEdges edges, int64_t num_nodes, int64_t num_edges,
-                             const acc_t* scores, int64_t scores_width, const GatScratch<acc_t>& s) {
+                             const acc_t* scores, int64_t scores_width, const scalar_t* x, const GatScratch<acc_t>& s) {
   bool valid = edges.valid;
   const int64_t last = num_edges - 1;
   for (int64_t e = edges.begin; e < edges.end; ++e) {
     const uint64_t later = uint64_t(col[e + kScoresAhead < last ? e + kScoresAhead : last]);
     prefetch(scores, later * uint64_t(scores_width), scores_width * int64_t(sizeof(acc_t)));
+    const uint64_t ahead = uint64_t(col[e + kAhead < last ? e + kAhead : last]);
+    prefetch(x, ahead * uint64_t(s.width), s.width * int64_t(sizeof(scalar_t)));
     const int64_t id = col[e];
     const bool inside = uint64_t(id) < uint64_t(num_nodes);
     s.ids[e - edges.begin] = inside ? id : 0;
-    s.ahead[e - edges.begin] = uint64_t(col[e + kAhead < last ? e + kAhead : last]);
     valid &= inside;
   }
   return valid;
@@ -197,7 +197,7 @@ ADVKERN_INLINE void drop(const GatScratch<acc_t>& s, const GatDropout& dropout, 
 }
 
 // Vectors [first, first + kVecs) of target = sum_k weight[k] x[ids[k]].
-template <int kVecs, bool kOneHead, bool kFetch, typename scalar_t, typename acc_t>
+template <int kVecs, bool kOneHead, typename scalar_t, typename acc_t>
 static void sum_tile(const GatScratch<acc_t>& s, const acc_t* weight, int64_t edges, const scalar_t* x,
                      const scalar_t* limit, int64_t first, scalar_t* target) {
   constexpr int lanes = kLanes<acc_t>;
@@ -211,8 +211,6 @@ static void sum_tile(const GatScratch<acc_t>& s, const acc_t* weight, int64_t ed
   for (int64_t k = 0; k < edges; ++k) {
     const scalar_t* const source = x + s.ids[k] * s.width + first * lanes;
     const acc_t* const factors = weight + k * s.stride;
-    if constexpr (kFetch)
-      prefetch(x, s.ahead[k] * uint64_t(s.width) + uint64_t(first * lanes), kVecs * lanes * int64_t(sizeof(scalar_t)));
 #pragma GCC unroll 8
     for (int v = 0; v < kVecs; ++v) {
       const Vec<acc_t> part = v < kVecs - 1 ? load(source + v * lanes) : load_inside(source + v * lanes, limit);
@@ -228,23 +226,22 @@ static void sum_tile(const GatScratch<acc_t>& s, const acc_t* weight, int64_t ed
 }
 
 // The tile of min(vecs, kVecs) vectors that starts at vector `first`.
-template <int kVecs, bool kOneHead, bool kFetch, typename scalar_t, typename acc_t>
+template <int kVecs, bool kOneHead, typename scalar_t, typename acc_t>
 ADVKERN_INLINE void sum_vecs(const GatScratch<acc_t>& s, const acc_t* weight, int64_t edges, const scalar_t* x,
                              const scalar_t* limit, int64_t first, scalar_t* target) {
   if constexpr (kVecs > 1)
-    if (s.vecs - first < kVecs) return sum_vecs<kVecs - 1, kOneHead, kFetch>(s, weight, edges, x, limit, first, target);
-  sum_tile<kVecs, kOneHead, kFetch>(s, weight, edges, x, limit, first, target);
+    if (s.vecs - first < kVecs) return sum_vecs<kVecs - 1, kOneHead>(s, weight, edges, x, limit, first, target);
+  sum_tile<kVecs, kOneHead>(s, weight, edges, x, limit, first, target);
 }
 
-// kFetch: the rows of x that later edges will need are prefetched.
-template <bool kFetch, typename scalar_t, typename acc_t>
+template <typename scalar_t, typename acc_t>
 ADVKERN_INLINE void sum_row(const GatScratch<acc_t>& s, const acc_t* weight, int64_t edges, const scalar_t* x,
                             const scalar_t* limit, scalar_t* target) {
   for (int64_t first = 0; first < s.vecs; first += kMaxVecs)
     if (s.one_head)
-      sum_vecs<kMaxVecs, true, kFetch>(s, weight, edges, x, limit, first, target);
+      sum_vecs<kMaxVecs, true>(s, weight, edges, x, limit, first, target);
     else
-      sum_vecs<kMaxVecs, false, kFetch>(s, weight, edges, x, limit, first, target);
+      sum_vecs<kMaxVecs, false>(s, weight, edges, x, limit, first, target);
 }
 
 template <typename vec_t, typename acc_t>
@@ -293,10 +290,10 @@ static bool attend_row(const GatAttentionFwdArgs<scalar_t, index_t>& a, const Ga
                        int64_t row) {
   const RowEdges edges = row_edges(a.rowptr, row, a.num_edges);
   const int64_t count = edges.end - edges.begin;
-  const bool valid = read_ids(a.col, edges, a.num_nodes, a.num_edges, a.score_src, a.heads, s);
+  const bool valid = read_ids(a.col, edges, a.num_nodes, a.num_edges, a.score_src, a.heads, a.h, s);
   softmax_row<kHeads>(a, s, row, count);
   if (a.dropout.threshold) drop(s, a.dropout, count, s.weight, [&](int64_t k) { return edges.begin + k; });
-  sum_row<true>(s, s.weight, count, a.h, a.h + a.num_nodes * s.width, a.out + row * s.width);
+  sum_row(s, s.weight, count, a.h, a.h + a.num_nodes * s.width, a.out + row * s.width);
   return valid;
 }
 
@@ -460,20 +457,19 @@ static bool source_row(const GatAttentionBwdArgs<scalar_t, index_t>& a, const Ga
                        int64_t j) {
   const RowEdges edges = row_edges(a.rowptr_t, j, a.num_edges);
   const int64_t count = edges.end - edges.begin, all = a.num_nodes * s.width;
-  bool valid = read_ids(a.col_t, edges, a.num_nodes, a.num_edges, a.node, kNodeValues * a.heads, s);
+  bool valid = read_ids(a.col_t, edges, a.num_nodes, a.num_edges, a.node, kNodeValues * a.heads, a.grad, s);
   for (int64_t e = edges.begin; e < edges.end; ++e) {
     const int64_t later = e + kScoresAhead < a.num_edges ? e + kScoresAhead : a.num_edges - 1;
-    __builtin_prefetch(a.grad_score + uint64_t(a.perm[later]) * uint64_t(a.heads), 1);
+    __builtin_prefetch(a.grad_score + uint64_t(a.perm[later]) * uint64_t(a.heads), 1, 2);
   }
   source_weights<kHeads>(a, s, j, count);
   if (a.dropout.threshold) drop(s, a.dropout, count, s.kept, [&](int64_t k) { return a.perm[edges.begin + k]; });
   for (int64_t k = 0; k < count; ++k) {
-    prefetch(a.grad, s.ahead[k] * uint64_t(s.width), s.width * int64_t(sizeof(scalar_t)));
     dot_heads<kLanes<acc_of<scalar_t>>>(a.grad + s.ids[k] * s.width, a.h + j * s.width, a.grad + all, a.h + all,
                                         a.heads, a.channels, s.dot + k * s.stride);
   }
   valid &= source_scores<kHeads>(a, s, j, edges);
-  sum_row<false>(s, s.kept, count, a.grad, a.grad + all, a.grad_h + j * s.width);
+  sum_row(s, s.kept, count, a.grad, a.grad + all, a.grad_h + j * s.width);
   return valid;
 }
 

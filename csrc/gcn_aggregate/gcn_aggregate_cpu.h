@@ -41,12 +41,13 @@ namespace advkern::ADVKERN_ISA {
 constexpr int kMaxVecs = ADVKERN_VECTOR_BYTES == 64 ? 16 : 8;  // vectors of features a tile holds in registers
 constexpr int kBatchRows = 128;  // a batch's sums and starts stay in the first-level cache
 constexpr int kBatchEdges = 512;
+constexpr int kNarrowAhead = 64;           // edges between a prefetch and its use where a row is a line or two
 constexpr int64_t kCachedBytes = 2 << 20;  // of features, which then need no prefetch
 
-// The id whose row will be needed kAhead edges after edge e.
+// The id whose row will be needed `ahead` edges after edge e.
 template <typename index_t>
-ADVKERN_INLINE uint64_t id_ahead(const index_t* col, int64_t e, int64_t num_edges) {
-  return uint64_t(col[e + kAhead < num_edges ? e + kAhead : num_edges - 1]);
+ADVKERN_INLINE uint64_t id_ahead(const index_t* col, int64_t e, int64_t num_edges, int ahead = kAhead) {
+  return uint64_t(col[e + ahead < num_edges ? e + ahead : num_edges - 1]);
 }
 
 template <typename acc_t>
@@ -194,7 +195,8 @@ static bool aggregate_batch(const GcnAggregateArgs<scalar_t, index_t>& a, int64_
   const scalar_t* const limit = a.x + a.num_nodes * a.channels;
   Vec<acc_t> sum{}, *target = sums;
   for (int64_t e = first; e < last; ++e) {
-    prefetch(a.x, id_ahead(a.col, e, a.num_edges) * uint64_t(a.channels), a.channels * int64_t(sizeof(scalar_t)));
+    prefetch(a.x, id_ahead(a.col, e, a.num_edges, kNarrowAhead) * uint64_t(a.channels),
+             a.channels * int64_t(sizeof(scalar_t)));
     const int64_t j = a.col[e];
     target += starts.rows_before[e - first];
     const mask_t goes_on = (mask_t{} + starts.goes_on[e - first]) != 0;
