@@ -21,14 +21,16 @@ ADVKERN_INLINE auto load_inside(const scalar_t* p, const scalar_t* limit) {
   return limit - p >= kLanes<acc_of<scalar_t>> ? load(p) : load_part(p, limit - p);
 }
 
-// Brings `bytes` from element `offset` of `base` into the second-level cache, the line of the last one too: rows begin
-// anywhere. Not into the first: it waits for fewer lines at a time, and half as many then arrive in a second. The
-// offset may come of a bad id (a prefetch of a wrong address is harmless), so the sum is taken in unsigned integers.
+// Brings `bytes` from element `offset` of `base` into the second-level cache, the line of the last one too where rows
+// begin within lines. Not into the first: it waits for fewer lines at a time, and half as many then arrive in a second.
+// The offset may come of a bad id (a prefetch of a wrong address is harmless), so the sum is taken in unsigned
+// integers.
 template <typename scalar_t>
 ADVKERN_INLINE void prefetch(const scalar_t* base, uint64_t offset, int64_t bytes) {
   constexpr int read = 0, second_level = 2;
   const uintptr_t address = reinterpret_cast<uintptr_t>(base) + offset * sizeof(scalar_t);
   for (int64_t line = 0; line < bytes; line += kLineBytes)
     __builtin_prefetch(reinterpret_cast<const char*>(address + uintptr_t(line)), read, second_level);
-  __builtin_prefetch(reinterpret_cast<const char*>(address + uintptr_t(bytes - 1)), read, second_level);
+  if (address % kLineBytes)
+    __builtin_prefetch(reinterpret_cast<const char*>(address + uintptr_t(bytes - 1)), read, second_level);
 }

@@ -16,6 +16,15 @@ namespace {
 
 constexpr int64_t kGrainElements = 1 << 16;  // feature elements below which a second thread costs more than it saves
 
+constexpr int64_t kMostVectorBytes = 64;
+constexpr int64_t kStreamBytes = 32 << 20;  // of an output that no cache keeps until it is read
+
+bool past_caches(const Tensor& out) {
+  const int64_t row = out.size(1) * out.element_size();
+  return out.size(0) * row >= kStreamBytes && row % kMostVectorBytes == 0 &&
+         reinterpret_cast<uintptr_t>(out.data_ptr()) % kMostVectorBytes == 0;
+}
+
 // Runs rows(begin, end) over the blocks of the schedule, split among torch's threads.
 template <typename Rows>
 void for_each_block(const Tensor& rowptr, const Tensor& schedule, const GraphSizes& sizes, const Rows& rows) {
@@ -68,7 +77,8 @@ Tensor gcn_aggregate_fwd_cpu(const Tensor& rowptr, const Tensor& col, const Tens
                                                    sizes.num_nodes,
                                                    sizes.num_edges,
                                                    sizes.channels,
-                                                   activation};
+                                                   activation,
+                                                   past_caches(out)};
     for_each_block(rowptr, schedule, sizes,
                    [&](int64_t begin, int64_t end) { return ADVKERN_ON_ISA(gcn_aggregate_rows, args, begin, end); });
   });

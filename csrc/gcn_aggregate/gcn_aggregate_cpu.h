@@ -18,6 +18,7 @@ struct GcnAggregateArgs {
   const acc_of<scalar_t>* bias;       // [channels] or null
   scalar_t* out;                      // [num_nodes, channels]
   int64_t num_nodes, num_edges, channels, activation;
+  bool stream = false;  // out goes past the caches: its rows are whole vectors
 };
 
 template <typename scalar_t, typename index_t>
@@ -37,6 +38,7 @@ namespace advkern::ADVKERN_ISA {
 
 #include "common/vec.h"
 #include "common/vec_rows.h"
+#include "common/vec_stream.h"
 
 constexpr int kMaxVecs = ADVKERN_VECTOR_BYTES == 64 ? 16 : 8;  // vectors of features a tile holds in registers
 constexpr int kBatchRows = 128;  // a batch's sums and starts stay in the first-level cache
@@ -80,6 +82,14 @@ __attribute__((noinline)) static void finish_tile(const GcnAggregateArgs<scalar_
   for (int k = 0; k < vecs; ++k) finish(a, row, first + k * kLanes<acc_of<scalar_t>>, sum[k]);
 }
 
+// A whole vector of the output. Half types, which fill half a vector, stay in the caches.
+template <typename scalar_t>
+ADVKERN_INLINE void put(scalar_t* p, Vec<acc_of<scalar_t>> v, bool past_caches) {
+  if constexpr (sizeof(scalar_t) == sizeof(acc_of<scalar_t>))
+    if (past_caches) return stream(p, v);
+  store(p, v);
+}
+
 // Rows [begin, end), features [first, first + kVecs * lanes). False where an id or an offset is out of range.
 // The loop over the rows is in here: a call a row costs a third more at 256 channels, where the stores wait for memory.
 template <int kVecs, typename scalar_t, typename index_t>
@@ -118,7 +128,7 @@ static bool aggregate_tile(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t
         if (a.row_scale) sum[k] *= a.row_scale[row];
         if (a.bias) sum[k] += load(a.bias + first + k * lanes);
         if (a.activation) sum[k] = relu<acc_t>(sum[k]);
-        store(target + k * lanes, sum[k]);
+        put(target + k * lanes, sum[k], a.stream);
       }
     } else {
       Vec<acc_t> total[kVecs];  // a copy: the address of `sum` would keep it in memory
@@ -127,6 +137,7 @@ static bool aggregate_tile(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t
       finish_tile(a, row, first, total, kVecs);
     }
   }
+  if (a.stream) end_stream();
   return valid;
 }
 
