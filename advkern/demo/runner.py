@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +29,7 @@ with demo_extra():
 
 SEEDS = 3
 QUICK_EPOCHS = 3  # at the least
+WARM_UP_STEPS = 5  # before the measured ones: caches are filled, threads started
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def run(experiments: Sequence[Experiment], *, seeds: int = SEEDS) -> list[Result
 def _compare(experiment: Experiment, seeds: int, bar: tqdm) -> Result:
     bar.set_description(f"{experiment.model} on {experiment.data.name}")
     for contender in (experiment.ours, experiment.twin):
-        _train(replace(experiment, epochs=_warm_up(experiment)), contender, 0, bar)
+        _train(replace(experiment, epochs=_warm_up(experiment)), contender, 0, bar, WARM_UP_STEPS)
     ours, twin = [], []
     for seed in range(seeds):  # in turn, so that a slow spell of the machine meets both
         ours.append(_train(experiment, experiment.ours, seed, bar))
@@ -147,11 +149,14 @@ def _compare(experiment: Experiment, seeds: int, bar: tqdm) -> Result:
 
 
 def _warm_up(experiment: Experiment) -> int:
-    """Epochs before the measured ones, in which caches are filled and threads started: a few steps."""
-    return 1 if experiment.batch_size else 5
+    """The epochs over which the steps of the warm-up go."""
+    return 1 if experiment.batch_size else WARM_UP_STEPS
 
 
-def _train(experiment: Experiment, contender: Contender, seed: int, bar: tqdm) -> Training:
+def _train(
+    experiment: Experiment, contender: Contender, seed: int, bar: tqdm, most_steps: int | None = None
+) -> Training:
+    """Train a new model; ``most_steps``: of an epoch."""
     torch.manual_seed(seed)
     data = experiment.data
     train, test = data.train, data.test
@@ -164,7 +169,7 @@ def _train(experiment: Experiment, contender: Contender, seed: int, bar: tqdm) -
     for _ in range(experiment.epochs):
         start = _now(train.device)
         total = torch.zeros((), device=train.device)
-        for rows in _batches(train, experiment.batch_size, shuffled):
+        for rows in islice(_batches(train, experiment.batch_size, shuffled), most_steps):
             total += _step(experiment, contender, model, optimizer, rows) * len(rows)
         rates.step()
         training.seconds += _now(train.device) - start
