@@ -1,4 +1,5 @@
-"""Graph attention beside PyTorch Geometric's layer, plain PyTorch over the edges, and the tutorial's dense class.
+"""Graph attention beside PyTorch Geometric's layer, one of torch-scatter's and torch-sparse's pieces, plain PyTorch over
+the edges, and the tutorial's dense class.
 
 Whole layers with their Linear, of 128 features: what a user replaces.
 """
@@ -15,6 +16,7 @@ from torch import nn
 from advkern import Graph, use_backend
 from advkern.nn import GAT, GATConv
 from advkern.testing import peak_memory, standard_graph
+from advkern.testing.peers import optional_peer
 
 GRAPHS = {
     "arxiv-uniform": lambda: standard_graph("arxiv", "uniform"),
@@ -51,6 +53,35 @@ class EdgeAttention(nn.Module):
         return torch.zeros_like(h).index_add(0, target, weight[:, :, None] * h[source]).flatten(1) + layer.bias
 
 
+class SparseAttention(nn.Module):
+    """The same layer of torch-scatter's and torch-sparse's pieces: softmax by segments, a sparse product a head."""
+
+    def __init__(self, layer: GATConv, graph: Graph) -> None:
+        super().__init__()
+        sparse, scatter = optional_peer("torch_sparse"), optional_peer("torch_scatter")
+        self.layer, self.matmul, self.segment, self.spread = (
+            layer,
+            sparse.matmul,
+            scatter.segment_csr,
+            scatter.gather_csr,
+        )
+        n = graph.num_nodes
+        self.adj = sparse.SparseTensor(rowptr=graph.rowptr, col=graph.col.long(), sparse_sizes=(n, n))
+        self.adj.fill_cache_()  # its transpose, for the backward
+
+    def forward(self, x: torch.Tensor, _graph: Graph) -> torch.Tensor:
+        """``[N, heads * channels]``."""
+        layer, (rowptr, source, _) = self.layer, self.adj.csr()
+        h = layer.lin(x).view(-1, layer.heads, layer.out_channels)
+        score = self.spread((h * layer.att_dst).sum(2), rowptr) + (h * layer.att_src).sum(2)[source]
+        score = nn.functional.leaky_relu(score, layer.negative_slope)
+        weight = torch.exp(score - self.spread(self.segment(score.detach(), rowptr, reduce="max"), rowptr))
+        weight = weight / self.spread(self.segment(weight, rowptr), rowptr)
+        by_head = zip(weight.unbind(1), h.unbind(1), strict=True)
+        heads = [self.matmul(self.adj.set_value(w.contiguous(), layout="csr"), part) for w, part in by_head]
+        return torch.cat(heads, 1) + layer.bias
+
+
 @pytest.mark.parametrize("work", ["forward", "forward+backward"])
 @pytest.mark.parametrize(
     ("graph_name", "shape"), WORKLOADS, ids=lambda v: v if isinstance(v, str) else f"{v[0]}x{v[1]}"
@@ -68,6 +99,8 @@ def bench_layer(compare, threads, graphs, graph_name, shape, work):
     theirs = geometric(IN_FEATURES, channels, heads, add_self_loops=False)
     theirs.load_state_dict(ours.state_dict())
     layers["pyg"] = (theirs, edge_index)
+    if optional_peer("torch_sparse") and optional_peer("torch_scatter"):
+        layers["torch_sparse"] = (SparseAttention(ours, graph), graph)
     if graph_name == "cora":  # at arxiv size it is PyTorch Geometric's over again
         layers["plain"] = (EdgeAttention(ours), edge_index)
     candidates = {name: lambda pair=pair: run(*pair, x, cotangent, work) for name, pair in layers.items()}

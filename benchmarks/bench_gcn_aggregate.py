@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 
 import pytest
@@ -15,6 +14,7 @@ from advkern.nn import GCN
 from advkern.ops import gcn_aggregate
 from advkern.reference import gcn_aggregate as reference
 from advkern.testing import peak_memory, standard_graph
+from advkern.testing.peers import optional_peer
 
 GRAPHS = {
     "arxiv-uniform": lambda: standard_graph("arxiv", "uniform"),
@@ -44,19 +44,11 @@ def peers(graph: Graph) -> dict:
         "index_add": lambda x: torch.zeros_like(x).index_add(0, row, x.index_select(0, col)),
         "reference": lambda x: reference.gcn_aggregate(graph.rowptr, graph.col, x),
     }
-    if torch_sparse := optional("torch_sparse"):
+    if torch_sparse := optional_peer("torch_sparse"):
         adj = torch_sparse.SparseTensor(rowptr=graph.rowptr, col=col, sparse_sizes=(n, n))
         adj.fill_cache_()  # its transpose, for the backward
         known["torch_sparse"] = lambda x: torch_sparse.matmul(adj, x)
     return known
-
-
-def optional(name: str):
-    """The module, where it is installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
 
 
 @pytest.mark.parametrize(("graph_name", "channels"), WORKLOADS, ids=lambda v: str(v))
@@ -106,7 +98,7 @@ def bench_training_step(compare, threads, graphs, graph_name):
         "advkern": training_step(ours, lambda: ours(x, graph), labels),
         "tutorial": training_step(twin, lambda: twin(x, adj), labels),
     }
-    if pyg := optional("torch_geometric.nn"):
+    if pyg := optional_peer("torch_geometric.nn"):
         model = pyg_gcn(pyg, ours)
         edge_index = looped.edge_index  # it would merge a node's several loops into one
         candidates["pyg"] = training_step(model, lambda: model(x, edge_index), labels)

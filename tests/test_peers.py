@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from advkern.testing.peers import optional_peer
+
 STAND_INS = {
     "its compiled part is loaded": "torch.library.define('torchvision::nms', '(Tensor dets) -> Tensor')",
     "it cannot be loaded": "torch._C._dispatch_has_kernel_for_dispatch_key('torchvision::nms', 'Meta')",
@@ -40,3 +42,7 @@ def test_other_trouble_is_not_taken_for_that(tmp_path):
 def test_a_library_that_is_not_there_is_named(tmp_path):
     done = imported("timm", "import no_such_library", tmp_path)
     assert "ModuleNotFoundError: No module named 'no_such_library'" in done.stderr
+
+
+def test_optional_peer_is_none_where_it_is_not_installed():
+    assert optional_peer("no_such_library") is None

@@ -15,6 +15,14 @@ def import_peer(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
+def optional_peer(name: str) -> ModuleType | None:
+    """The same, or None where it is not installed."""
+    try:
+        return import_peer(name)
+    except ImportError:
+        return None
+
+
 def _import_torchvision() -> None:
     """Its compiled ops cannot be loaded there. Models do without; the import alone asks for the schemas of two."""
     try:

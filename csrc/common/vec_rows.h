@@ -3,6 +3,7 @@
 
 constexpr int kAhead = 32;  // edges between a prefetch and its use; below ~24 it arrives too late
 constexpr int kLineBytes = 64;
+constexpr int kRead = 0, kWrite = 1, kSecondLevel = 2;  // of __builtin_prefetch: for what, and into which cache
 
 // Edges of row i, or an empty range where rowptr cannot be trusted.
 struct RowEdges {
@@ -27,10 +28,9 @@ ADVKERN_INLINE auto load_inside(const scalar_t* p, const scalar_t* limit) {
 // integers.
 template <typename scalar_t>
 ADVKERN_INLINE void prefetch(const scalar_t* base, uint64_t offset, int64_t bytes) {
-  constexpr int read = 0, second_level = 2;
   const uintptr_t address = reinterpret_cast<uintptr_t>(base) + offset * sizeof(scalar_t);
   for (int64_t line = 0; line < bytes; line += kLineBytes)
-    __builtin_prefetch(reinterpret_cast<const char*>(address + uintptr_t(line)), read, second_level);
+    __builtin_prefetch(reinterpret_cast<const char*>(address + uintptr_t(line)), kRead, kSecondLevel);
   if (address % kLineBytes)
-    __builtin_prefetch(reinterpret_cast<const char*>(address + uintptr_t(bytes - 1)), read, second_level);
+    __builtin_prefetch(reinterpret_cast<const char*>(address + uintptr_t(bytes - 1)), kRead, kSecondLevel);
 }

@@ -460,7 +460,7 @@ static bool source_row(const GatAttentionBwdArgs<scalar_t, index_t>& a, const Ga
   bool valid = read_ids(a.col_t, edges, a.num_nodes, a.num_edges, a.node, kNodeValues * a.heads, a.grad, s);
   for (int64_t e = edges.begin; e < edges.end; ++e) {
     const int64_t later = e + kScoresAhead < a.num_edges ? e + kScoresAhead : a.num_edges - 1;
-    __builtin_prefetch(a.grad_score + uint64_t(a.perm[later]) * uint64_t(a.heads), 1, 2);
+    __builtin_prefetch(a.grad_score + uint64_t(a.perm[later]) * uint64_t(a.heads), kWrite, kSecondLevel);
   }
   source_weights<kHeads>(a, s, j, count);
   if (a.dropout.threshold) drop(s, a.dropout, count, s.kept, [&](int64_t k) { return a.perm[edges.begin + k]; });

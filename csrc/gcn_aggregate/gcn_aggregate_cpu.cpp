@@ -19,6 +19,7 @@ constexpr int64_t kGrainElements = 1 << 16;  // feature elements below which a s
 constexpr int64_t kMostVectorBytes = 64;
 constexpr int64_t kStreamBytes = 32 << 20;  // of an output that no cache keeps until it is read
 
+// Whether the output's rows, as whole vectors of any instruction set, may go past the caches.
 bool past_caches(const Tensor& out) {
   const int64_t row = out.size(1) * out.element_size();
   return out.size(0) * row >= kStreamBytes && row % kMostVectorBytes == 0 &&
