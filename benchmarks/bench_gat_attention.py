@@ -1,5 +1,5 @@
-"""Graph attention beside PyTorch Geometric's layer, one of torch-scatter's and torch-sparse's pieces, plain PyTorch over
-the edges, and the tutorial's dense class.
+"""Graph attention beside PyTorch Geometric's layer, one of torch-scatter's and torch-sparse's pieces, plain PyTorch
+over the edges, and the tutorial's dense class.
 
 Whole layers with their Linear, of 128 features: what a user replaces.
 """
