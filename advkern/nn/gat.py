@@ -14,7 +14,6 @@ from advkern.maps import EdgeAttentionMap, EdgeAttentionMaps
 from advkern.nn._checks import check_probability, check_size
 from advkern.nn._linear import linear
 from advkern.nn.gcn import _check_features
-from advkern.ops._derivatives import is_plain
 from advkern.ops.gat_attention import attend, edge_attention
 from advkern.reference.gcn_aggregate import accumulation_dtype
 
@@ -202,13 +201,14 @@ class GATConv(nn.Module):
         weight = self.lin.weight.t()
         att = torch.stack([self.att_dst[0], self.att_src[0]])
         h, scores = _features_and_scores(x, weight, att)
-        out, row_max, row_sum = attend(graph, h, *scores, self.negative_slope, self.dropout, self.training)
+        of_heads = None if self.bias is None or not self.concat else self.bias.unflatten(0, h.shape[1:])
+        options = (self.negative_slope, self.dropout, self.training, of_heads)
+        out, row_max, row_sum = attend(graph, h, *scores, *options)
         out = out.flatten(1) if self.concat else out.mean(1)
         if self.res is not None:
             out = out + self.res(x)
-        if self.bias is not None:  # in place where nothing was kept of `out`: a fresh one costs as much as the kernel
-            alone = out.dtype == self.bias.dtype and is_plain(out, self.bias)
-            out = out.add_(self.bias) if alone else out + self.bias
+        if self.bias is not None and not self.concat:
+            out = out + self.bias
         if return_attention_weights is None:
             return out
         alpha = edge_attention(graph, *scores, row_max, row_sum, self.negative_slope).to(h.dtype)

@@ -19,11 +19,11 @@ from advkern.reference._philox import threshold as threshold_of
 from advkern.reference.gcn_aggregate import accumulation_dtype
 
 
-def _fwd_reference(rowptr, col, schedule, h, score_dst, score_src, seed, negative_slope, threshold):
-    return reference.gat_attention(rowptr, col, h, score_dst, score_src, seed, negative_slope, threshold)
+def _fwd_reference(rowptr, col, schedule, *rest):
+    return reference.gat_attention(rowptr, col, *rest)
 
 
-def _fwd_fake(rowptr, col, schedule, h, score_dst, score_src, seed, negative_slope, threshold):
+def _fwd_fake(rowptr, col, schedule, h, score_dst, score_src, *rest):
     out = torch.empty_like(h, memory_format=torch.contiguous_format)
     return out, torch.empty_like(score_dst), torch.empty_like(score_dst)
 
@@ -48,7 +48,7 @@ def _bwd_flops(rowptr, schedule, rowptr_t, col_t, schedule_t, perm, h, *rest, **
 _FEATURES = "Tensor h, Tensor score_dst, Tensor score_src, Tensor? seed"
 _FWD = define(
     "gat_attention_fwd",
-    f"(Tensor rowptr, Tensor col, Tensor schedule, {_FEATURES}, float negative_slope, int threshold)"
+    f"(Tensor rowptr, Tensor col, Tensor schedule, {_FEATURES}, Tensor? bias, float negative_slope, int threshold)"
     " -> (Tensor, Tensor, Tensor)",
     _fwd_reference,
     _fwd_fake,
@@ -78,7 +78,7 @@ class GatAttentionFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(h, score_dst, score_src, seed, negative_slope, threshold, where, adjacency):
-        return _FWD[where](*adjacency[:3], h, score_dst, score_src, seed, negative_slope, threshold)
+        return _FWD[where](*adjacency[:3], h, score_dst, score_src, seed, None, negative_slope, threshold)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -238,9 +238,16 @@ def gat_attention(
 
 
 def attend(
-    graph: Graph, h: Tensor, score_dst: Tensor, score_src: Tensor, negative_slope: float, dropout: float, training: bool
+    graph: Graph,
+    h: Tensor,
+    score_dst: Tensor,
+    score_src: Tensor,
+    negative_slope: float,
+    dropout: float,
+    training: bool,
+    bias: Tensor | None = None,  # [heads, channels]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The op, with each row's greatest score and its sum of ``exp(score - row_max)``."""
+    """The op plus ``bias``, with each row's greatest score and its sum of ``exp(score - row_max)``."""
     _check(graph, h, score_dst, score_src, dropout)
     h = _under_autocast(h)
     acc = accumulation_dtype(h.dtype)
@@ -250,10 +257,15 @@ def attend(
     where = backend.choose("gat_attention", h.device.type)
     plain = is_plain(*tensors)
     adjacency = _adjacency(graph, with_transpose=not plain)
-    if plain:
-        return _FWD[where](*adjacency[:3], *tensors, seed, negative_slope, threshold)
-    function = GatAttentionFunction if torch.compiler.is_compiling() else _EagerGatAttention
-    return function.apply(*tensors, seed, negative_slope, threshold, where, adjacency)
+    if plain:  # the kernel adds a bias where that gives the bits of the sum below: in the type that it sums in
+        inside = bias if bias is not None and bias.dtype == h.dtype == acc and is_plain(bias) else None
+        added = None if inside is None else inside.flatten()
+        out, *of_rows = _FWD[where](*adjacency[:3], *tensors, seed, added, negative_slope, threshold)
+        bias = None if inside is not None else bias
+    else:
+        function = GatAttentionFunction if torch.compiler.is_compiling() else _EagerGatAttention
+        out, *of_rows = function.apply(*tensors, seed, negative_slope, threshold, where, adjacency)
+    return (out if bias is None else out + bias), *of_rows
 
 
 def edge_attention(

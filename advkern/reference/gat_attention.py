@@ -19,10 +19,12 @@ def gat_attention(
     score_dst: Tensor,  # [num_nodes, heads]
     score_src: Tensor,  # [num_nodes, heads]
     seed: Tensor | None = None,  # [1]
+    bias: Tensor | None = None,  # [heads * channels]
     negative_slope: float = 0.2,
     threshold: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:  # [num_nodes, heads, channels], [num_nodes, heads], [num_nodes, heads]
-    """``out[i] = sum_e keep[e] * alpha[e] * h[col[e]]``, and of each row the greatest score and the sum of ``exp``.
+    """``out[i] = sum_e keep[e] * alpha[e] * h[col[e]] + bias``, and of each row the greatest score and the sum of
+    ``exp``.
 
     ``alpha[e] = exp(s[e] - row_max[i]) / row_sum[i]``, ``s[e] = leaky_relu(score_dst[i] + score_src[col[e]])``. A row
     without edges, or with none but scores of -inf, gives 0, 0 and 0. Half types are summed in float32.
@@ -35,7 +37,10 @@ def gat_attention(
     row_sum = _segment_reduce(weight, "sum", rowptr)
     weight = weight / _of_rows(_divisor(row_sum), rowptr, col)
     weight = weight * dropout_factor(weight, torch.arange(col.numel(), device=col.device), seed, threshold)
-    return _aggregate(rowptr, col, weight, h), row_max, row_sum
+    out = _aggregate(rowptr, col, weight, h)
+    if bias is not None:
+        out += bias.view(h.shape[1:])
+    return out, row_max, row_sum
 
 
 def gat_attention_backward(

@@ -24,6 +24,14 @@ inline void advise_huge_pages(void* data, size_t bytes) {
 #endif
 }
 
+// Whether the rows of a fresh output, as whole vectors of any instruction set, may be stored past the caches: none
+// keeps so large a one until it is read.
+inline bool past_caches(const void* data, int64_t rows, int64_t row_bytes) {
+  constexpr int64_t kMostVectorBytes = 64, kStreamBytes = 32 << 20;
+  return rows * row_bytes >= kStreamBytes && row_bytes % kMostVectorBytes == 0 &&
+         reinterpret_cast<uintptr_t>(data) % kMostVectorBytes == 0;
+}
+
 constexpr size_t kScratchAlignment = 64;
 
 // Memory of one thread for the time of a call.

@@ -15,6 +15,14 @@ ADVKERN_INLINE void stream(acc_t* p, Vec<acc_t> v) {
 #endif
 }
 
+// A whole vector of an output. Half types, which fill half a vector, stay in the caches.
+template <typename scalar_t>
+ADVKERN_INLINE void put(scalar_t* p, Vec<acc_of<scalar_t>> v, bool past_caches) {
+  if constexpr (sizeof(scalar_t) == sizeof(acc_of<scalar_t>))
+    if (past_caches) return stream(p, v);
+  store(p, v);
+}
+
 // Orders what was streamed before the stores that follow, as those that signal other threads: x86 by itself does not.
 ADVKERN_INLINE void end_stream() {
 #if defined(__x86_64__) && defined(__GNUC__)

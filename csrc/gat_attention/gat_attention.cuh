@@ -41,6 +41,7 @@ struct GatAttentionFwdArgs {
   GatGraph<index_t> graph;
   const scalar_t* h;                   // [num_nodes, heads, channels]
   const acc_t *score_dst, *score_src;  // [num_nodes, heads]
+  const acc_t* bias;                   // [heads, channels] or null
   scalar_t* out;                       // [num_nodes, heads, channels]
   acc_t *row_max, *row_sum;            // [num_nodes, heads]
   acc_t* weight;                       // [num_edges, heads]: scratch
@@ -228,12 +229,13 @@ __global__ void __launch_bounds__(kGatThreads) gat_attention_weight_kernel(GatAt
   }
 }
 
-// Sums of features over rows: out[i] = sum_e weight[e] x[col[e]], head by head.
+// Sums of features over rows: out[i] = sum_e weight[e] x[col[e]] + bias, head by head.
 template <typename scalar_t, typename index_t>
 struct GatSumArgs {
   GatGraph<index_t> graph;
   const acc_of<scalar_t>* weight;  // [num_edges, heads]
   const scalar_t* x;               // [num_nodes, heads, channels]
+  const acc_of<scalar_t>* bias;    // [heads, channels] or null
   scalar_t* out;                   // [num_nodes, heads, channels]
   acc_of<scalar_t>* partial;       // [num_chunks, width]
   int64_t heads, channels;
@@ -295,7 +297,10 @@ __global__ void __launch_bounds__(kGatThreads, kGatMinBlocks)
   }
   Pack<scalar_t> result;
 #pragma unroll
-  for (int k = 0; k < kPack<scalar_t>; ++k) result.value[k] = scalar_t(sum[k]);
+  for (int k = 0; k < kPack<scalar_t>; ++k) {
+    const bool biased = a.bias && tile.has(k) && tile.channel(k) < row_width;
+    result.value[k] = scalar_t(biased ? sum[k] + a.bias[tile.channel(k)] : sum[k]);
+  }
   tile.store(a.out + item.row * row_width, result);
 }
 
@@ -312,6 +317,7 @@ __global__ void __launch_bounds__(kGatThreads)
   acc_of<scalar_t> sum = 0;
 #pragma unroll 4
   for (int64_t c = 0; c < count; ++c) sum += a.partial[(k + c) * width + thread % width];
+  if (a.bias) sum += a.bias[channel];
   a.out[g.chunks[2 * k] * row_width + channel] = scalar_t(sum);
 }
 
@@ -448,7 +454,7 @@ cudaError_t launch_gat_attention_fwd(const GatAttentionFwdArgs<scalar_t, index_t
                      blocks_for(a.graph.num_chunks * a.heads, kGatThreads), stream, a);
   error = launch_gat(error, gat_attention_weight_kernel<scalar_t, index_t>, items, stream, a);
   if (error != cudaSuccess) return error;
-  const GatSumArgs<scalar_t, index_t> sum{a.graph, a.weight, a.h, a.out, a.partial, a.heads, a.channels};
+  const GatSumArgs<scalar_t, index_t> sum{a.graph, a.weight, a.h, a.bias, a.out, a.partial, a.heads, a.channels};
   return launch_gat_attention_sum(sum, stream);
 }
 
@@ -464,7 +470,7 @@ cudaError_t launch_gat_attention_bwd(const GatAttentionBwdArgs<scalar_t, index_t
   error = launch_gat_attention_row_sum(error, t, a.grad_score_t, a.grad_src, a.chunk_stats, a.heads, stream);
   error = launch_gat_attention_row_sum(error, a.graph, a.grad_score, a.grad_dst, a.chunk_stats, a.heads, stream);
   if (error != cudaSuccess) return error;
-  const GatSumArgs<scalar_t, index_t> sum{t, a.weight, a.grad, a.grad_h, a.partial, a.heads, a.channels};
+  const GatSumArgs<scalar_t, index_t> sum{t, a.weight, a.grad, nullptr, a.grad_h, a.partial, a.heads, a.channels};
   return launch_gat_attention_sum(sum, stream);
 }
 

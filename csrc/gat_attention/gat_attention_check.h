@@ -39,6 +39,10 @@ inline GatSizes check_gat(const Tensor& rowptr, const Tensor& col, const Tensor&
   return sizes;
 }
 
+inline void check_gat_bias(const GatSizes& sizes, const std::optional<Tensor>& bias, const Tensor& h) {
+  if (bias) check_vector(*bias, "bias", sizes.heads * sizes.channels, acc_type(h), h);
+}
+
 inline void check_gat_backward(const GatSizes& sizes, const Tensor& rowptr, const Tensor& perm, const Tensor& h,
                                const Tensor& score_dst, const Tensor& out, const Tensor& row_max, const Tensor& row_sum,
                                const Tensor& grad, const std::optional<Tensor>& grad_sum) {

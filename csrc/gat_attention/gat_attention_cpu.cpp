@@ -74,6 +74,10 @@ Tensor with_huge_pages(Tensor fresh) {
   return fresh;
 }
 
+bool goes_past_caches(const Tensor& features, const GatSizes& sizes) {
+  return past_caches(features.data_ptr(), sizes.num_nodes, sizes.heads * sizes.channels * features.element_size());
+}
+
 GatDropout dropout_of(const std::optional<Tensor>& seed, int64_t threshold) {
   return {uint64_t(threshold), threshold ? uint64_t(*data<const int64_t>(*seed)) : 0};
 }
@@ -81,9 +85,11 @@ GatDropout dropout_of(const std::optional<Tensor>& seed, int64_t threshold) {
 std::tuple<Tensor, Tensor, Tensor> gat_attention_fwd_cpu(const Tensor& rowptr, const Tensor& col,
                                                          const Tensor& schedule, const Tensor& h,
                                                          const Tensor& score_dst, const Tensor& score_src,
-                                                         const std::optional<Tensor>& seed, double negative_slope,
+                                                         const std::optional<Tensor>& seed,
+                                                         const std::optional<Tensor>& bias, double negative_slope,
                                                          int64_t threshold) {
   const GatSizes sizes = check_gat(rowptr, col, h, score_dst, score_src, seed, threshold);
+  check_gat_bias(sizes, bias, h);
   const Blocks blocks(rowptr, schedule, sizes);
   Tensor out = with_huge_pages(torch::stable::empty_like(h));
   Tensor row_max = with_huge_pages(torch::stable::empty_like(score_dst)),
@@ -97,6 +103,7 @@ std::tuple<Tensor, Tensor, Tensor> gat_attention_fwd_cpu(const Tensor& rowptr, c
                                                       data<const scalar_t>(h),
                                                       data<const acc_t>(score_dst),
                                                       data<const acc_t>(score_src),
+                                                      data_or_null<acc_t>(bias),
                                                       data<scalar_t>(out),
                                                       data<acc_t>(row_max),
                                                       data<acc_t>(row_sum),
@@ -105,7 +112,8 @@ std::tuple<Tensor, Tensor, Tensor> gat_attention_fwd_cpu(const Tensor& rowptr, c
                                                       sizes.heads,
                                                       sizes.channels,
                                                       acc_t(negative_slope),
-                                                      dropout_of(seed, threshold)};
+                                                      dropout_of(seed, threshold),
+                                                      goes_past_caches(out, sizes)};
     blocks.run<acc_t>([&](int64_t begin, int64_t end, char* scratch, int64_t most_edges) {
       return ADVKERN_ON_ISA(gat_attention_rows, args, begin, end, scratch, most_edges);
     });
@@ -152,7 +160,8 @@ std::tuple<Tensor, Tensor, Tensor> gat_attention_bwd_cpu(
                                                       sizes.heads,
                                                       sizes.channels,
                                                       acc_t(negative_slope),
-                                                      dropout_of(seed, threshold)};
+                                                      dropout_of(seed, threshold),
+                                                      goes_past_caches(grad_h, sizes)};
     rows.run<acc_t>([&](int64_t begin, int64_t end, char* scratch, int64_t most_edges) {
       return ADVKERN_ON_ISA(gat_attention_node_rows, args, begin, end, scratch, most_edges);
     });

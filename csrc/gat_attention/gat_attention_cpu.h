@@ -19,11 +19,13 @@ struct GatAttentionFwdArgs {
   const scalar_t* h;                   // [num_nodes, heads, channels]
   const acc_of<scalar_t>* score_dst;   // [num_nodes, heads]
   const acc_of<scalar_t>* score_src;   // [num_nodes, heads]
+  const acc_of<scalar_t>* bias;        // [heads, channels] or null
   scalar_t* out;                       // [num_nodes, heads, channels]
   acc_of<scalar_t>*row_max, *row_sum;  // [num_nodes, heads]
   int64_t num_nodes, num_edges, heads, channels;
   acc_of<scalar_t> negative_slope;
   GatDropout dropout;
+  bool stream = false;  // out goes past the caches: its rows are whole vectors
 };
 
 constexpr int kNodeValues = 4;  // of a node and head, beside each other for the backward's gather
@@ -46,6 +48,7 @@ struct GatAttentionBwdArgs {
   int64_t num_nodes, num_edges, heads, channels;
   acc_of<scalar_t> negative_slope;
   GatDropout dropout;
+  bool stream = false;  // grad_h goes past the caches: its rows are whole vectors
 };
 
 constexpr int64_t kMostLanes = 16;
@@ -69,6 +72,7 @@ namespace advkern::ADVKERN_ISA {
 #include "common/vec_philox.h"
 #include "common/vec_rows.h"
 #include "common/vec_shuffle.h"
+#include "common/vec_stream.h"
 
 constexpr int kMaxVecs = 8;       // vectors of features that a tile holds in registers
 constexpr int kScoresAhead = 64;  // edges between the prefetch of scores and their use
@@ -196,10 +200,18 @@ ADVKERN_INLINE void drop(const GatScratch<acc_t>& s, const GatDropout& dropout, 
   }
 }
 
-// Vectors [first, first + kVecs) of target = sum_k weight[k] x[ids[k]].
+// Where the sum of a row goes.
+template <typename scalar_t>
+struct SumTarget {
+  scalar_t* row;
+  const acc_of<scalar_t>* bias;  // of all channels, or null
+  bool stream;
+};
+
+// Vectors [first, first + kVecs) of target = sum_k weight[k] x[ids[k]] + bias.
 template <int kVecs, bool kOneHead, typename scalar_t, typename acc_t>
 static void sum_tile(const GatScratch<acc_t>& s, const acc_t* weight, int64_t edges, const scalar_t* x,
-                     const scalar_t* limit, int64_t first, scalar_t* target) {
+                     const scalar_t* limit, int64_t first, const SumTarget<scalar_t>& target) {
   constexpr int lanes = kLanes<acc_t>;
   Vec<acc_t> sum[kVecs];
   LaneNumbers<acc_t> head[kVecs];
@@ -222,13 +234,20 @@ static void sum_tile(const GatScratch<acc_t>& s, const acc_t* weight, int64_t ed
     }
   }
 #pragma GCC unroll 8
-  for (int v = 0; v < kVecs; ++v) store_part(target + (first + v) * lanes, sum[v], s.width - (first + v) * lanes);
+  for (int v = 0; v < kVecs; ++v) {
+    const int64_t at = (first + v) * lanes, left = s.width - at;
+    if (target.bias) sum[v] += load_inside(target.bias + at, target.bias + s.width);
+    if (left >= lanes)
+      put(target.row + at, sum[v], target.stream);
+    else
+      store_part(target.row + at, sum[v], left);
+  }
 }
 
 // The tile of min(vecs, kVecs) vectors that starts at vector `first`.
 template <int kVecs, bool kOneHead, typename scalar_t, typename acc_t>
 ADVKERN_INLINE void sum_vecs(const GatScratch<acc_t>& s, const acc_t* weight, int64_t edges, const scalar_t* x,
-                             const scalar_t* limit, int64_t first, scalar_t* target) {
+                             const scalar_t* limit, int64_t first, const SumTarget<scalar_t>& target) {
   if constexpr (kVecs > 1)
     if (s.vecs - first < kVecs) return sum_vecs<kVecs - 1, kOneHead>(s, weight, edges, x, limit, first, target);
   sum_tile<kVecs, kOneHead>(s, weight, edges, x, limit, first, target);
@@ -236,7 +255,7 @@ ADVKERN_INLINE void sum_vecs(const GatScratch<acc_t>& s, const acc_t* weight, in
 
 template <typename scalar_t, typename acc_t>
 ADVKERN_INLINE void sum_row(const GatScratch<acc_t>& s, const acc_t* weight, int64_t edges, const scalar_t* x,
-                            const scalar_t* limit, scalar_t* target) {
+                            const scalar_t* limit, const SumTarget<scalar_t>& target) {
   for (int64_t first = 0; first < s.vecs; first += kMaxVecs)
     if (s.one_head)
       sum_vecs<kMaxVecs, true>(s, weight, edges, x, limit, first, target);
@@ -293,7 +312,8 @@ static bool attend_row(const GatAttentionFwdArgs<scalar_t, index_t>& a, const Ga
   const bool valid = read_ids(a.col, edges, a.num_nodes, a.num_edges, a.score_src, a.heads, a.h, s);
   softmax_row<kHeads>(a, s, row, count);
   if (a.dropout.threshold) drop(s, a.dropout, count, s.weight, [&](int64_t k) { return edges.begin + k; });
-  sum_row(s, s.weight, count, a.h, a.h + a.num_nodes * s.width, a.out + row * s.width);
+  const SumTarget<scalar_t> target{a.out + row * s.width, a.bias, a.stream};
+  sum_row(s, s.weight, count, a.h, a.h + a.num_nodes * s.width, target);
   return valid;
 }
 
@@ -317,6 +337,7 @@ static bool gat_attention_rows(const GatAttentionFwdArgs<scalar_t, index_t>& a, 
   return on_heads<kLanes<acc_t>>(s.stride, [&](auto heads) {
     bool valid = true;
     for (int64_t row = begin; row < end; ++row) valid &= attend_row<decltype(heads)::value>(a, s, row);
+    if (a.stream) end_stream();
     return valid;
   });
 }
@@ -469,7 +490,7 @@ static bool source_row(const GatAttentionBwdArgs<scalar_t, index_t>& a, const Ga
                                         a.heads, a.channels, s.dot + k * s.stride);
   }
   valid &= source_scores<kHeads>(a, s, j, edges);
-  sum_row(s, s.kept, count, a.grad, a.grad + all, a.grad_h + j * s.width);
+  sum_row(s, s.kept, count, a.grad, a.grad + all, SumTarget<scalar_t>{a.grad_h + j * s.width, nullptr, a.stream});
   return valid;
 }
 
@@ -482,6 +503,7 @@ static bool gat_attention_source_rows(const GatAttentionBwdArgs<scalar_t, index_
   return on_heads<kLanes<acc_t>>(s.stride, [&](auto heads) {
     bool valid = true;
     for (int64_t j = begin; j < end; ++j) valid &= source_row<decltype(heads)::value>(a, s, j);
+    if (a.stream) end_stream();
     return valid;
   });
 }

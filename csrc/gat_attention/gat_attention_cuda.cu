@@ -32,9 +32,11 @@ GatDrop drop_of(const std::optional<Tensor>& seed, int64_t threshold) {
 std::tuple<Tensor, Tensor, Tensor> gat_attention_fwd_cuda(const Tensor& rowptr, const Tensor& col,
                                                           const Tensor& schedule, const Tensor& h,
                                                           const Tensor& score_dst, const Tensor& score_src,
-                                                          const std::optional<Tensor>& seed, double negative_slope,
+                                                          const std::optional<Tensor>& seed,
+                                                          const std::optional<Tensor>& bias, double negative_slope,
                                                           int64_t threshold) {
   const GatSizes sizes = check_gat(rowptr, col, h, score_dst, score_src, seed, threshold);
+  check_gat_bias(sizes, bias, h);
   const OnDeviceOf device(h);
   Tensor out = torch::stable::empty_like(h);
   Tensor row_max = torch::stable::empty_like(score_dst), row_sum = torch::stable::empty_like(score_dst);
@@ -51,6 +53,7 @@ std::tuple<Tensor, Tensor, Tensor> gat_attention_fwd_cuda(const Tensor& rowptr, 
                                                       data<const scalar_t>(h),
                                                       data<const acc_t>(score_dst),
                                                       data<const acc_t>(score_src),
+                                                      data_or_null<acc_t>(bias),
                                                       data<scalar_t>(out),
                                                       data<acc_t>(row_max),
                                                       data<acc_t>(row_sum),

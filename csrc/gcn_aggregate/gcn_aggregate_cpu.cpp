@@ -16,16 +16,6 @@ namespace {
 
 constexpr int64_t kGrainElements = 1 << 16;  // feature elements below which a second thread costs more than it saves
 
-constexpr int64_t kMostVectorBytes = 64;
-constexpr int64_t kStreamBytes = 32 << 20;  // of an output that no cache keeps until it is read
-
-// Whether the output's rows, as whole vectors of any instruction set, may go past the caches.
-bool past_caches(const Tensor& out) {
-  const int64_t row = out.size(1) * out.element_size();
-  return out.size(0) * row >= kStreamBytes && row % kMostVectorBytes == 0 &&
-         reinterpret_cast<uintptr_t>(out.data_ptr()) % kMostVectorBytes == 0;
-}
-
 // Runs rows(begin, end) over the blocks of the schedule, split among torch's threads.
 template <typename Rows>
 void for_each_block(const Tensor& rowptr, const Tensor& schedule, const GraphSizes& sizes, const Rows& rows) {
@@ -67,19 +57,20 @@ Tensor gcn_aggregate_fwd_cpu(const Tensor& rowptr, const Tensor& col, const Tens
     using scalar_t = decltype(scalar);
     using index_t = decltype(index);
     using acc_t = acc_of<scalar_t>;
-    const GcnAggregateArgs<scalar_t, index_t> args{data<const int64_t>(rowptr),
-                                                   data<const index_t>(col),
-                                                   data<const scalar_t>(x),
-                                                   data_or_null<acc_t>(weight),
-                                                   data_or_null<acc_t>(row_scale),
-                                                   data_or_null<acc_t>(col_scale),
-                                                   data_or_null<acc_t>(bias),
-                                                   data<scalar_t>(out),
-                                                   sizes.num_nodes,
-                                                   sizes.num_edges,
-                                                   sizes.channels,
-                                                   activation,
-                                                   past_caches(out)};
+    const GcnAggregateArgs<scalar_t, index_t> args{
+        data<const int64_t>(rowptr),
+        data<const index_t>(col),
+        data<const scalar_t>(x),
+        data_or_null<acc_t>(weight),
+        data_or_null<acc_t>(row_scale),
+        data_or_null<acc_t>(col_scale),
+        data_or_null<acc_t>(bias),
+        data<scalar_t>(out),
+        sizes.num_nodes,
+        sizes.num_edges,
+        sizes.channels,
+        activation,
+        past_caches(out.data_ptr(), sizes.num_nodes, sizes.channels * out.element_size())};
     for_each_block(rowptr, schedule, sizes,
                    [&](int64_t begin, int64_t end) { return ADVKERN_ON_ISA(gcn_aggregate_rows, args, begin, end); });
   });

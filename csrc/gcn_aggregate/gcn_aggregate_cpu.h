@@ -82,14 +82,6 @@ __attribute__((noinline)) static void finish_tile(const GcnAggregateArgs<scalar_
   for (int k = 0; k < vecs; ++k) finish(a, row, first + k * kLanes<acc_of<scalar_t>>, sum[k]);
 }
 
-// A whole vector of the output. Half types, which fill half a vector, stay in the caches.
-template <typename scalar_t>
-ADVKERN_INLINE void put(scalar_t* p, Vec<acc_of<scalar_t>> v, bool past_caches) {
-  if constexpr (sizeof(scalar_t) == sizeof(acc_of<scalar_t>))
-    if (past_caches) return stream(p, v);
-  store(p, v);
-}
-
 // Rows [begin, end), features [first, first + kVecs * lanes). False where an id or an offset is out of range.
 // The loop over the rows is in here: a call a row costs a third more at 256 channels, where the stores wait for memory.
 template <int kVecs, typename scalar_t, typename index_t>

@@ -24,7 +24,7 @@ extern "C" {
 
 const char* gat_attention_fwd(int scalar, int index, const Sizes* sizes, const void* rowptr, const void* col,
                               const void* chunks, const void* h, const void* score_dst, const void* score_src,
-                              const void* seed, void* out, void* row_max, void* row_sum) {
+                              const void* seed, const void* bias, void* out, void* row_max, void* row_sum) {
   const Sizes s = *sizes;
   return message_of(dispatch(scalar, index, [&](auto scalar_value, auto index_value) {
     using scalar_t = decltype(scalar_value);
@@ -34,7 +34,7 @@ const char* gat_attention_fwd(int scalar, int index, const Sizes* sizes, const v
     const Input<int64_t> offsets(rowptr, s.num_nodes + 1), list(chunks, 2 * s.num_chunks), drawn(seed, 1);
     const Input<index_t> ids(col, s.num_edges);
     const Input<scalar_t> x(h, features);
-    const Input<acc_t> dst(score_dst, of_nodes), src(score_src, of_nodes);
+    const Input<acc_t> dst(score_dst, of_nodes), src(score_src, of_nodes), added(bias, s.heads * s.channels);
     const auto result = scratch<scalar_t>(features);
     const auto greatest = scratch<acc_t>(of_nodes), sum = scratch<acc_t>(of_nodes);
     const auto weight = scratch<acc_t>(s.num_edges * s.heads), stats = scratch<acc_t>(s.num_chunks * 2 * s.heads);
@@ -43,6 +43,7 @@ const char* gat_attention_fwd(int scalar, int index, const Sizes* sizes, const v
                                                       x,
                                                       dst,
                                                       src,
+                                                      added,
                                                       result.data(),
                                                       greatest.data(),
                                                       sum.data(),

@@ -56,13 +56,14 @@ double error_in_eps(const Problem& p, const advkern::GatDropout& dropout, std::m
   const int64_t of_nodes = p.num_nodes * p.heads;
   const auto h = random_values<scalar_t>(of_nodes * p.channels, random);
   const auto dst = random_values<acc_t>(of_nodes, random), src = random_values<acc_t>(of_nodes, random);
+  const auto bias = random_values<acc_t>(p.heads * p.channels, random);
   std::vector<scalar_t> out(h.size());
   std::vector<acc_t> row_max(dst.size()), row_sum(dst.size());
   std::vector<char> memory(size_t(advkern::gat_scratch_bytes<acc_t>(p.edges(), p.heads, p.channels)) + 64);
   char* const scratch = memory.data() + 64 - reinterpret_cast<uintptr_t>(memory.data()) % 64;
   const advkern::GatAttentionFwdArgs<scalar_t, int32_t> args{
-      p.rowptr.data(), p.col.data(), h.data(),  dst.data(), src.data(), out.data(), row_max.data(),
-      row_sum.data(),  p.num_nodes,  p.edges(), p.heads,    p.channels, acc_t(0.2), dropout};
+      p.rowptr.data(), p.col.data(), h.data(),  dst.data(), src.data(), bias.data(), out.data(), row_max.data(),
+      row_sum.data(),  p.num_nodes,  p.edges(), p.heads,    p.channels, acc_t(0.2),  dropout};
   using namespace advkern;
   if (!ADVKERN_ON_ISA(gat_attention_rows, args, 0, p.num_nodes, scratch, p.edges())) return INFINITY;
 
@@ -79,7 +80,7 @@ double error_in_eps(const Problem& p, const advkern::GatDropout& dropout, std::m
         total += weight.back();
       }
       for (int64_t f = 0; f < p.channels; ++f) {
-        double exact = 0, magnitude = 1e-30;
+        double exact = double(bias[size_t(head * p.channels + f)]), magnitude = std::abs(exact) + 1e-30;
         for (int64_t e = begin; e < end; ++e) {
           const double x = double(h[size_t((p.col[size_t(e)] * p.heads + head) * p.channels + f)]);
           const double term = weight[size_t(e - begin)] / total * keep_factor(dropout, e, head) * x;
@@ -122,6 +123,7 @@ int check_bad_id_is_noticed() {
                                                           value.data(),
                                                           value.data(),
                                                           value.data(),
+                                                          nullptr,
                                                           out.data(),
                                                           row_max.data(),
                                                           row_sum.data(),

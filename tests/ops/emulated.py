@@ -105,12 +105,13 @@ class _GatSizes(ctypes.Structure):
     ]
 
 
-def _gat_attention_fwd(rowptr, col, schedule, h, score_dst, score_src, seed, negative_slope, threshold):
+def _gat_attention_fwd(rowptr, col, schedule, h, score_dst, score_src, seed, bias, negative_slope, threshold):
     chunks = chunks_of_long_rows(rowptr, col.numel())
     sizes = _GatSizes(h.shape[0], col.numel(), chunks.shape[0], 0, *h.shape[1:], threshold, negative_slope)
     results = torch.empty_like(h), torch.empty_like(score_dst), torch.empty_like(score_dst)
     types = SCALARS[h.dtype], INDICES[col.dtype], ctypes.byref(sizes)
-    run("gat_attention", "gat_attention_fwd", *types, rowptr, col, chunks, h, score_dst, score_src, seed, *results)
+    inputs = (rowptr, col, chunks, h, score_dst, score_src, seed, bias)
+    run("gat_attention", "gat_attention_fwd", *types, *inputs, *results)
     return results
 
 

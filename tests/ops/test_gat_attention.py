@@ -12,6 +12,7 @@ from op_suite import EMULATED, PLACES, Case, OpSuite, running_on
 from advkern import Graph, use_backend
 from advkern.ops import gat_attention
 from advkern.ops._seed import seed
+from advkern.ops.gat_attention import attend
 from advkern.reference.gat_attention import dropout_factor
 from advkern.testing import hub_graph, isolated_graph, peak_memory, power_law_graph, standard_graph, uniform_graph
 
@@ -153,8 +154,8 @@ class TestGatAttention(OpSuite):
         calls = []
         for op, back in ((fwd.default, bwd.default), (fwd.torch, bwd.torch)):
             for drop in ((None, 0.2, 0), (drawn, 0.1, 2**31)):
-                calls.append((op, (*structure, *inputs, *drop)))
-                saved = op(*structure, *inputs, *drop)
+                calls.append((op, (*structure, *inputs, drop[0], torch.randn(8), *drop[1:])))
+                saved = op(*structure, *inputs, drop[0], None, *drop[1:])
                 for grad_sum in (None, torch.randn(5, 2)):
                     rest = (*saved, torch.randn(5, 2, 4), grad_sum, *drop[1:])
                     calls.append((back, (*both, *inputs, drop[0], *rest)))
@@ -319,6 +320,20 @@ class TestGatAttention(OpSuite):
         torch.testing.assert_close(out[:2, 0].to(acc), score.softmax(1), rtol=2 * torch.finfo(dtype).eps, atol=1e-7)
         assert all(g.isfinite().all() for g in grads)
 
+    @pytest.mark.parametrize("graph", ["uniform", "hub"])
+    @pytest.mark.parametrize("channels", [3, 16])
+    def test_bias_has_the_same_bits_inside_the_kernel_and_after_it(self, place, dtype, graph, channels):
+        """Without gradients the kernel adds it, where it sums in the type of the output."""
+        graph = GRAPHS[graph](0, torch.int32)
+        draw = lambda *shape: torch.randn(*shape, dtype=dtype)
+        inputs = (draw(graph.num_nodes, 4, channels), draw(graph.num_nodes, 4), draw(graph.num_nodes, 4))
+        bias = draw(4, channels)
+        with running_on(place):
+            inside, *_ = attend(graph, *inputs, 0.2, 0.0, False, bias)
+            after, *_ = attend(graph, *inputs, 0.2, 0.0, False, bias.clone().requires_grad_())
+            assert torch.equal(inside, after)
+            assert torch.equal(after, gat_attention(graph, *inputs) + bias)
+
     def test_great_features_of_half_types_do_not_overflow(self, place):
         graph = Graph.from_edge_index(torch.tensor([[0, 1], [0, 0]]))
         h = torch.full((2, 1, 3), 60_000.0, dtype=torch.float16)
@@ -392,12 +407,13 @@ class TestGatAttention(OpSuite):
         op = torch.ops.advkern.gat_attention_fwd.default
         structure = (graph.rowptr, graph.col, graph.schedule)
         for message, args in {
-            "h must be contiguous": (h[:4], s, s, None, 0.2, 0),
-            "score_dst must have": (h, s.double(), s, None, 0.2, 0),
-            "score_src must be": (h, s, s[:, :1].contiguous(), None, 0.2, 0),
-            "seed must be given": (h, s, s, None, 0.2, 5),
-            "seed must be a contiguous": (h, s, s, torch.ones(2).long(), 0.2, 5),
-            "threshold must lie": (h, s, s, None, 0.2, -1),
+            "h must be contiguous": (h[:4], s, s, None, None, 0.2, 0),
+            "score_dst must have": (h, s.double(), s, None, None, 0.2, 0),
+            "score_src must be": (h, s, s[:, :1].contiguous(), None, None, 0.2, 0),
+            "seed must be given": (h, s, s, None, None, 0.2, 5),
+            "seed must be a contiguous": (h, s, s, torch.ones(2).long(), None, 0.2, 5),
+            "bias must be a contiguous": (h, s, s, None, torch.ones(5), 0.2, 0),
+            "threshold must lie": (h, s, s, None, None, 0.2, -1),
         }.items():
             with pytest.raises(RuntimeError, match=f"advkern: {message}"):
                 op(*structure, *args)
@@ -436,6 +452,25 @@ def test_memory_is_of_order_nodes_and_edges_not_messages(heads, channels, dropou
     most = 4 * (3 * num_nodes * heads * channels + 16 * num_nodes * heads + 4 * num_edges * heads)
     used = peak_memory(MEASURED.format(heads=heads, channels=channels, dropout=dropout))
     assert used < most, f"{used / 1e6:.0f} MB of {most / 1e6:.0f}"
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_large_output_has_the_bits_of_small_ones(place, dtype):
+    """From 32 MB on it and h's gradient go past the caches, in whole vectors, but for half types; the halves do not."""
+    graph, channels = uniform_graph(140_000, 300_000), 64 // dtype.itemsize
+    h, grad = torch.randn(2, graph.num_nodes, 4, channels).to(dtype)
+    scores = torch.randn(2, graph.num_nodes, 4).to(dtype)
+
+    def results(h, grad):
+        h = h.clone().requires_grad_()
+        out = gat_attention(graph, h, *scores)
+        return out, *torch.autograd.grad(out, h, grad)
+
+    with running_on(place):
+        halves = [results(*part) for part in zip(h.chunk(2, 2), grad.chunk(2, 2), strict=True)]
+        for whole, parts in zip(results(h, grad), zip(*halves, strict=True), strict=True):
+            assert torch.equal(whole, torch.cat(parts, 2))
 
 
 def test_large_graph_matches_plain_pytorch():
