@@ -20,7 +20,7 @@ from advkern import backend, demo
 from advkern.cli import main
 from advkern.demo import efficientnet, gat, gcn, multimodal, runner, table, vit
 from advkern.demo.data import Data, digit_images, digits, karate, labelled
-from advkern.demo.picture import Figure, Picture
+from advkern.demo.picture import DARK, Figure, Picture
 from advkern.demo.report import write
 
 CPU = torch.device("cpu")
@@ -194,6 +194,29 @@ def test_every_picture_has_two_sentences(report):
     assert len(captions) == len(report["pictures"])
     for caption in captions:
         assert len(re.findall(r"[.](?:\s|$)", caption)) == 2, caption
+
+
+def test_pictures_are_placed_alike_on_both_papers():
+    """The dark one takes the light one's places, and so has the pixels that its own layout would give it."""
+
+    def draw():
+        drawn.append(Figure(figsize=(4, 3), layout="constrained"))
+        left, right = drawn[-1].subplots(1, 2)
+        drawn[-1].colorbar(left.imshow([[0, 1]]), ax=left, label="a long\nlabel")
+        right.plot([0, 1000], label="line")
+        right.legend()
+        right.set_title("title")
+        return drawn[-1]
+
+    drawn = []
+    light, dark = Picture("a", "b", "One. Two.", draw).pngs()
+    with matplotlib.rc_context(DARK):
+        alone = io.BytesIO()
+        draw().savefig(alone, format="png")
+    assert dark == alone.getvalue() != light
+    assert len({axes.get_position().bounds for axes in drawn[0].axes}) == 3
+    for places in zip(*(figure.axes for figure in drawn), strict=True):
+        assert len({axes.get_position().bounds for axes in places}) == 1
 
 
 def test_page_escapes_what_it_shows(tmp_path):

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from advkern import backend
 from advkern._text import engineering
 from advkern._version import __version__
-from advkern.demo.picture import DARK, Picture
+from advkern.demo.picture import Picture
 from advkern.demo.runner import Row
 from advkern.demo.table import machine, naive_steps, percent
 
@@ -29,10 +29,10 @@ def write(
     """Write the page and, on light paper, each of its pictures into ``folder``; return their paths."""
     figures, saved = [], []
     for picture in tqdm(pictures, desc="pictures", unit="picture", disable=None):
-        light = picture.png()
+        light, dark = picture.pngs()
         saved.append(folder / f"{picture.name}.png")
         saved[-1].write_bytes(light)
-        figures.append(_figure(picture, light, picture.png(DARK)))
+        figures.append(_figure(picture, light, dark))
     page = folder / "report.html"
     page.write_text(_page(rows, figures, device), encoding="utf-8")
     return page, saved

@@ -29,10 +29,11 @@ def peak_allocated(call: Callable[[], Any], device: torch.device | str = "cpu") 
         call()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with _quiet(), torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
+    # not torch.profiler: told to keep its events it makes a tree of them, which takes longer than most calls
+    with _quiet(), torch.autograd.profiler.profile(profile_memory=True) as profile:
         call()
-    events = profile.profiler.kineto_results.events()
+    assert profile.kineto_results is not None  # only before the block
+    events = profile.kineto_results.events()
     return _highest([(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"])
 
 
