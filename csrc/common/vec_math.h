@@ -55,6 +55,21 @@ ADVKERN_INLINE Vec<acc_t> exp(Vec<acc_t> x) {
   return value * two_to<acc_t>(half) * two_to<acc_t>(power - half);
 }
 
+// The lesser of x and c; a NaN stays. In 512 bits GCC makes of a comparison a mask and a move under it.
+template <typename acc_t>
+ADVKERN_INLINE Vec<acc_t> at_most(Vec<acc_t> x, acc_t c) {
+  const Vec<acc_t> bound = Vec<acc_t>{} + c;
+#if ADVKERN_VECTOR_BYTES == 64
+  if constexpr (sizeof(acc_t) == sizeof(float)) {
+    return bits_to<Vec<acc_t>>(_mm512_maskz_min_ps(__mmask16(-1), bits_to<__m512>(bound), bits_to<__m512>(x)));
+  } else {
+    return bits_to<Vec<acc_t>>(_mm512_maskz_min_pd(__mmask8(-1), bits_to<__m512d>(bound), bits_to<__m512d>(x)));
+  }
+#else
+  return x > bound ? bound : x;
+#endif
+}
+
 template <typename acc_t>
 struct TanhConstants;
 
@@ -87,7 +102,7 @@ ADVKERN_INLINE Vec<acc_t> tanh(Vec<acc_t> x) {
   constexpr acc_t half_ln2 = acc_t(0.346573590279972654709), its_inverse = acc_t(2.88539008177792681472);
   const int_vec sign = bits_to<int_vec>(x) & bits_to<int_vec>(-Vec<acc_t>{});
   x = bits_to<Vec<acc_t>>(bits_to<int_vec>(x) ^ sign);
-  x = x > C::greatest ? Vec<acc_t>{} + C::greatest : x;  // a NaN passes
+  x = at_most<acc_t>(x, C::greatest);
   const Vec<acc_t> shifted = x * its_inverse + C::to_integer;
   const Vec<acc_t> r = x - (shifted - C::to_integer) * half_ln2;
   const Vec<acc_t> half_power = bits_to<Vec<acc_t>>(bits_to<int_vec>(shifted) << ExpConstants<acc_t>::mantissa_bits);

@@ -115,6 +115,28 @@ static int64_t rk4_scratch(const Rk4Problem<acc_t>& p, bool backward) {
 
 // -- blocks ------------------------------------------------------------------------------------------------------
 
+// sum_j factor_j k_j over the k's whose factor is not 0.
+template <typename acc_t>
+struct Terms {
+  int count = 0;
+  const acc_t* k[kMaxStages];
+  acc_t factor[kMaxStages];
+
+  void add(const acc_t* from, acc_t times) {
+    if (times == 0) return;
+    k[count] = from;
+    factor[count++] = times;
+  }
+
+  template <int kCount>
+  Vec<acc_t> sum(int64_t at) const {
+    Vec<acc_t> total{};
+#pragma GCC unroll 4
+    for (int j = 0; j < kCount; ++j) total = j ? total + factor[j] * load(k[j] + at) : factor[j] * load(k[j] + at);
+    return total;
+  }
+};
+
 // Samples [first, first + count) stand across kWide vectors; lanes beyond them repeat the last one.
 template <int kWide, typename acc_t>
 struct Block {
@@ -153,26 +175,32 @@ struct Block {
   // a = tanh(W1 x + b1), k = W2 a + b2
   void evaluate(const acc_t* x, acc_t* a, acc_t* k) const {
     if (rk4_is_small(p.dim)) return small_slope_of<1, kWide>(p, x, a, k);
+    const acc_t *const bias1 = p.bias1, *const bias2 = p.bias2;  // else read anew after every store
     product<kWide, true>(p.weight1, p.dim, x, kWidth, p.hidden, p.dim,
-                         [&](int64_t row, int v, Vec<acc_t> sum) __attribute__((always_inline)) {
-                           store(a + row * kWidth + v * kLanes<acc_t>, tanh<acc_t>(sum + p.bias1[row]));
+                         [=](int64_t row, const Vec<acc_t>(&sum)[kWide]) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+                           for (int v = 0; v < kWide; ++v)
+                             store(a + row * kWidth + v * kLanes<acc_t>, tanh<acc_t>(sum[v] + bias1[row]));
                          });
     product<kWide, true>(p.weight2, p.hidden, a, kWidth, p.dim, p.hidden,
-                         [&](int64_t row, int v, Vec<acc_t> sum) __attribute__((always_inline)) {
-                           store(k + row * kWidth + v * kLanes<acc_t>, sum + p.bias2[row]);
+                         [=](int64_t row, const Vec<acc_t>(&sum)[kWide]) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+                           for (int v = 0; v < kWide; ++v)
+                             store(k + row * kWidth + v * kLanes<acc_t>, sum[v] + bias2[row]);
                          });
   }
 
-  // out = y + h sum_j factor_j k_j over the first `terms` k's
-  void combine(const acc_t* y, const acc_t* const* k, const acc_t* factor, int terms, const Vec<acc_t> (&h)[kWide],
-               acc_t* out) const {
-    for (int64_t d = 0; d < p.dim; ++d)
+  // out = y + h sum_j factor_j k_j
+  template <int kTerms = 0>
+  void combine(const acc_t* y, const Terms<acc_t>& terms, const Vec<acc_t> (&h)[kWide], acc_t* out) const {
+    if constexpr (kTerms < kMaxStages)
+      if (kTerms < terms.count) return combine<kTerms + 1>(y, terms, h, out);
+    const Terms<acc_t> t = terms;
+    for (int64_t row = 0; row < p.dim * kWidth; row += kWidth)
 #pragma GCC unroll 2
       for (int v = 0; v < kWide; ++v) {
-        const int64_t at = d * kWidth + v * kLanes<acc_t>;
-        Vec<acc_t> sum = factor[0] * load(k[0] + at);
-        for (int j = 1; j < terms; ++j) sum += factor[j] * load(k[j] + at);
-        store(out + at, load(y + at) + h[v] * sum);
+        const int64_t at = row + v * kLanes<acc_t>;
+        store(out + at, load(y + at) + h[v] * t.template sum<kTerms>(at));
       }
   }
 };
@@ -194,7 +222,9 @@ static void take_step(const Block<kWide, acc_t>& block, const Stages<acc_t>& s, 
   block.load_h(n, h);
   for (int i = 0; i < p.stages; ++i) {
     block.evaluate(i ? s.x[i] : y, s.a[i], s.k[i]);
-    block.combine(y, s.k, p.tableau[i], i + 1, h, i + 1 < p.stages ? s.x[i + 1] : next);
+    Terms<acc_t> terms;
+    for (int j = 0; j <= i; ++j) terms.add(s.k[j], p.tableau[i][j]);
+    block.combine(y, terms, h, i + 1 < p.stages ? s.x[i + 1] : next);
   }
 }
 
@@ -261,15 +291,17 @@ static void add_outer(const acc_t* left, const acc_t* right, acc_t* turned, int6
     for (int64_t s = 0; s < width; s += lanes)
       transpose_tile(right + d * width + s, width, turned + s * padded + d, padded);
   for (int64_t d = 0; d < padded;) {
-    const auto add = [&](int64_t row, int v, Vec<acc_t> sum) __attribute__((always_inline)) {
-      acc_t* const target = sums + row * padded + d + v * lanes;
-      store(target, load(target) + sum);
-    };
     if (d + 2 * lanes <= padded) {
-      product<2, false>(left, width, turned + d, padded, rows, width, add);
+      product<2, false>(left, width, turned + d, padded, rows, width,
+                        [=](int64_t row, const Vec<acc_t>(&sum)[2]) __attribute__((always_inline)) {
+                          add_to<acc_t>(sums + row * padded + d, sum[0]);
+                          add_to<acc_t>(sums + row * padded + d + lanes, sum[1]);
+                        });
       d += 2 * lanes;
     } else {
-      product<1, false>(left, width, turned + d, padded, rows, width, add);
+      product<1, false>(left, width, turned + d, padded, rows, width,
+                        [=](int64_t row, const Vec<acc_t>(&sum)[1])
+                            __attribute__((always_inline)) { add_to<acc_t>(sums + row * padded + d, sum[0]); });
       d += lanes;
     }
   }
@@ -277,6 +309,7 @@ static void add_outer(const acc_t* left, const acc_t* right, acc_t* turned, int6
 
 template <int kWide, typename acc_t>
 struct BackwardBlock {
+  static constexpr int64_t kWidth = Block<kWide, acc_t>::kWidth;
   const Block<kWide, acc_t> block;
   const Rk4Backward<acc_t>& io;
   const Rk4Sums<acc_t>& sums;
@@ -285,9 +318,9 @@ struct BackwardBlock {
 
   BackwardBlock(const Rk4Problem<acc_t>& p, const Rk4Backward<acc_t>& io, const Rk4Sums<acc_t>& sums, int64_t first,
                 acc_t* scratch)
-      : block(p, first), io(io), sums(sums), padded(rk4_padded<acc_t>(p.dim)), state(padded * block.kWidth) {
+      : block(p, first), io(io), sums(sums), padded(rk4_padded<acc_t>(p.dim)), state(padded * kWidth) {
     grad_z = scratch;
-    lambda = grad_z + p.hidden * block.kWidth;
+    lambda = grad_z + p.hidden * kWidth;
     after = lambda + state;
     turned = after + state;
     for (int i = 0; i < kMaxStages; ++i) grad_x[i] = turned + (1 + i) * state;
@@ -295,7 +328,7 @@ struct BackwardBlock {
   }
 
   Stages<acc_t> stages_of(int64_t step) const {
-    const int64_t hidden = block.p.hidden * block.kWidth, stage = 2 * state + hidden;
+    const int64_t hidden = block.p.hidden * kWidth, stage = 2 * state + hidden;
     Stages<acc_t> s;
     for (int i = 0; i < block.p.stages; ++i) {
       s.x[i] = segment + (step * block.p.stages + i) * stage;
@@ -335,26 +368,37 @@ struct BackwardBlock {
     block.load_h(n, h);
     for (int v = 0; v < kWide; ++v) grad_h[v] = Vec<acc_t>{};
     for (int i = p.stages - 1; i >= 0; --i) {
-      grad_of_k(s.k[i], i, h, grad_h);
+      Terms<acc_t> terms;
+      terms.add(lambda, p.tableau[p.stages - 1][i]);
+      for (int j = i + 1; j < p.stages; ++j) terms.add(grad_x[j], p.tableau[j - 1][i]);
+      grad_of_k(s.k[i], terms, h, grad_h);
       if (rk4_is_small(p.dim)) {
         small_back_of<1, kWide>(p, sums, s.x[i], s.a[i], s.k[i], grad_x[i]);
         continue;
       }
-      product<kWide, true>(io.weight2_t, p.dim, s.k[i], block.kWidth, p.hidden, p.dim,
-                           [&](int64_t row, int v, Vec<acc_t> sum) __attribute__((always_inline)) {
-                             const Vec<acc_t> a = load(s.a[i] + row * block.kWidth + v * lanes);
-                             const Vec<acc_t> grad = sum * (acc_t(1) - a * a);
-                             store(grad_z + row * block.kWidth + v * lanes, grad);
-                             add_to<acc_t>(sums.bias1 + row * lanes, grad);
+      const acc_t* const a = s.a[i];
+      acc_t *const to_z = grad_z, *const to_x = grad_x[i], *const bias1 = sums.bias1;
+      product<kWide, true>(io.weight2_t, p.dim, s.k[i], kWidth, p.hidden, p.dim,
+                           [=](int64_t row, const Vec<acc_t>(&sum)[kWide]) __attribute__((always_inline)) {
+                             Vec<acc_t> bias = load(bias1 + row * lanes);
+#pragma GCC unroll 2
+                             for (int v = 0; v < kWide; ++v) {
+                               const Vec<acc_t> tanh = load(a + row * kWidth + v * lanes);
+                               const Vec<acc_t> grad = sum[v] * (acc_t(1) - tanh * tanh);
+                               store(to_z + row * kWidth + v * lanes, grad);
+                               bias += grad;
+                             }
+                             store(bias1 + row * lanes, bias);
                            });
-      product<kWide, true>(io.weight1_t, p.hidden, grad_z, block.kWidth, p.dim, p.hidden,
-                           [&](int64_t row, int v, Vec<acc_t> sum) __attribute__((always_inline)) {
-                             store(grad_x[i] + row * block.kWidth + v * lanes, sum);
+      product<kWide, true>(io.weight1_t, p.hidden, grad_z, kWidth, p.dim, p.hidden,
+                           [=](int64_t row, const Vec<acc_t>(&sum)[kWide]) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+                             for (int v = 0; v < kWide; ++v) store(to_x + row * kWidth + v * lanes, sum[v]);
                            });
       add_outer<kWide>(s.a[i], s.k[i], turned, p.hidden, padded, sums.weight2);
       add_outer<kWide>(grad_z, s.x[i], turned, p.hidden, padded, sums.weight1);
     }
-    for (int64_t e = 0; e < p.dim * block.kWidth; e += lanes) {
+    for (int64_t e = 0; e < p.dim * kWidth; e += lanes) {
       Vec<acc_t> sum = load(lambda + e);
       for (int i = 0; i < p.stages; ++i) sum += load(grad_x[i] + e);
       store(lambda + e, sum);
@@ -363,24 +407,31 @@ struct BackwardBlock {
   }
 
   // k_i, which nothing needs any more, becomes its gradient.
-  void grad_of_k(acc_t* k, int i, const Vec<acc_t> (&h)[kWide], Vec<acc_t> (&grad_h)[kWide]) const {
-    const Rk4Problem<acc_t>& p = block.p;
+  template <int kTerms = 0>
+  void grad_of_k(acc_t* k, const Terms<acc_t>& terms, const Vec<acc_t> (&h)[kWide], Vec<acc_t> (&grad_h)[kWide]) const {
+    if constexpr (kTerms < kMaxStages)
+      if (kTerms < terms.count) return grad_of_k<kTerms + 1>(k, terms, h, grad_h);
     constexpr int lanes = kLanes<acc_t>;
-    for (int64_t d = 0; d < p.dim; ++d)
+    const Terms<acc_t> t = terms;
+    acc_t* const bias2 = sums.bias2;
+    for (int64_t d = 0; d < block.p.dim; ++d) {
+      Vec<acc_t> bias = load(bias2 + d * lanes);
+#pragma GCC unroll 2
       for (int v = 0; v < kWide; ++v) {
-        const int64_t at = d * block.kWidth + v * lanes;
-        Vec<acc_t> grad = p.tableau[p.stages - 1][i] * load(lambda + at);
-        for (int j = i + 1; j < p.stages; ++j) grad += p.tableau[j - 1][i] * load(grad_x[j] + at);
+        const int64_t at = d * kWidth + v * lanes;
+        Vec<acc_t> grad = t.template sum<kTerms>(at);
         grad_h[v] += grad * load(k + at);
         grad *= h[v];
         store(k + at, grad);
-        add_to<acc_t>(sums.bias2 + d * lanes, grad);
+        bias += grad;
       }
+      store(bias2 + d * lanes, bias);
+    }
   }
 
   void store_grad_h(int64_t n, const Vec<acc_t> (&grad_h)[kWide]) const {
     constexpr int lanes = kLanes<acc_t>;
-    acc_t lane[Block<kWide, acc_t>::kWidth];
+    acc_t lane[kWidth];
     for (int v = 0; v < kWide; ++v) store(lane + v * lanes, grad_h[v]);
     if (io.grad_h == nullptr) {
       for (int v = 0; v < kWide; ++v) add_to<acc_t>(sums.h + n * lanes, grad_h[v]);

@@ -21,7 +21,7 @@ static void rk4_pack(const acc_t* matrix, int64_t rows, int64_t depth, bool tran
   }
 }
 
-// finish(r, v, sum_j a[r, j] x[j, v]) for kTile rows and kWide vectors.
+// finish(r, sums) for kTile rows: sums[v] = sum_j a[r, j] x[j, v], a row's kWide vectors.
 template <int kTile, int kWide, bool kPacked, typename acc_t, typename Finish>
 ADVKERN_INLINE void product_tile(const acc_t* a, int64_t a_stride, const acc_t* x, int64_t x_stride, int64_t depth,
                                  const Finish& finish) {
@@ -42,20 +42,18 @@ ADVKERN_INLINE void product_tile(const acc_t* a, int64_t a_stride, const acc_t* 
     }
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < kTile; ++r)
-#pragma GCC unroll 2
-    for (int v = 0; v < kWide; ++v) finish(r, v, sum[r][v]);
+  for (int r = 0; r < kTile; ++r) finish(r, sum[r]);
 }
 
-// finish(row, v, sum_j a[row, j] x[j, v]) for all rows.
+// The same for all rows.
 template <int kWide, bool kPacked, typename acc_t, typename Finish>
 ADVKERN_INLINE void product(const acc_t* a, int64_t a_stride, const acc_t* x, int64_t x_stride, int64_t rows,
                             int64_t depth, const Finish& finish) {
   for (int64_t row = 0; row < rows;) {
     const int64_t tile = rows_of_tile(rows - row);
     const acc_t* const part = a + row * a_stride;
-    const auto finish_row = [&](int r, int v, Vec<acc_t> sum)
-                                __attribute__((always_inline)) { finish(row + r, v, sum); };
+    const auto finish_row = [&](int r, const Vec<acc_t>(&sums)[kWide])
+                                __attribute__((always_inline)) { finish(row + r, sums); };
     if (tile == kRows) product_tile<kRows, kWide, kPacked>(part, a_stride, x, x_stride, depth, finish_row);
     if (kRows > 4 && tile == 4) product_tile<4, kWide, kPacked>(part, a_stride, x, x_stride, depth, finish_row);
     if (tile == 2) product_tile<2, kWide, kPacked>(part, a_stride, x, x_stride, depth, finish_row);
