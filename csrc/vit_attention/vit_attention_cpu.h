@@ -147,7 +147,7 @@ static acc_t softmax_row(acc_t* row, int64_t keys, acc_t& most, acc_t& sum) {
   const acc_t shift = most == -acc_t(INFINITY) ? acc_t(0) : most;  // a row without keys: exp(-inf - 0) = 0
   Vec<acc_t> total{};
   for (int64_t j = 0; j < keys; j += lanes) {
-    const Vec<acc_t> p = exp<acc_t>(load(row + j) - shift);
+    const Vec<acc_t> p = exp_or_zero<acc_t>(load(row + j) - shift);
     store(row + j, p);
     total += p;
   }
@@ -268,7 +268,7 @@ static void derive_row(const VitAttentionArgs<scalar_t>& a, int64_t head, int64_
   constexpr int lanes = kLanes<acc_t>;
   if (a.seed) keep_row(a, head, query, first, span, factor);
   for (int64_t j = 0; j < span; j += lanes) {
-    const Vec<acc_t> p = exp<acc_t>(load(weights + j) - shift);
+    const Vec<acc_t> p = exp_or_zero<acc_t>(load(weights + j) - shift);
     const Vec<acc_t> left = a.seed ? p * load(factor + j) : p;
     store(weights + j, left);
     store(grad + j, left * load(grad + j) - p * delta);
