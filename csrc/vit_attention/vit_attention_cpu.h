@@ -184,7 +184,8 @@ static void forward_block(const VitAttentionArgs<scalar_t>& a, const VitAttentio
       keep_row(a, b * a.heads + h, first + r, chunk, span, s.factor);
       for (int64_t j = 0; j < span; j += lanes) store(row + j, load(row + j) * load(s.factor + j));
     }
-    product(Product<acc_t>{s.scores, span, 1, s.values + chunk * width, width, s.out, width, s.out, width, span}, rows,
+    const int64_t real = a.length - chunk < span ? a.length - chunk : span;  // the others' weights are 0
+    product(Product<acc_t>{s.scores, span, 1, s.values + chunk * width, width, s.out, width, s.out, width, real}, rows,
             width / lanes);
   }
   scalar_t* const out = o.out.at(b, h) + first * o.out.row;
@@ -293,9 +294,10 @@ static void backward_block(const VitAttentionArgs<scalar_t>& a, const VitAttenti
                          int64_t steps) {  // to += by what
       product(Product<acc_t>{by, by_row, by_step, what, width, to, width, to, width, steps}, count, width / lanes);
     };
-    add(s.grad_scores, span, 1, s.keys + chunk * width, s.grad_q, rows, span);
-    add(s.grad_scores, 1, span, s.q, s.grad_keys + chunk * width, span, rows);
-    add(s.weights, 1, span, s.grad_out, s.grad_values + chunk * width, span, rows);
+    const int64_t real = a.length - chunk < span ? a.length - chunk : span;
+    add(s.grad_scores, span, 1, s.keys + chunk * width, s.grad_q, rows, real);
+    add(s.grad_scores, 1, span, s.q, s.grad_keys + chunk * width, real, rows);
+    add(s.weights, 1, span, s.grad_out, s.grad_values + chunk * width, real, rows);
   }
   unpack_rows(s.grad_q, a.scale, rows, a.dim, g.grad_q.at(b, h) + first * g.grad_q.row, g.grad_q.row);
 }
