@@ -55,13 +55,6 @@ namespace advkern::ADVKERN_ISA {
 #include "common/vec_math.h"
 #include "common/vec_philox.h"
 
-template <typename acc_t>
-ADVKERN_INLINE acc_t max_lanes(Vec<acc_t> v) {
-  acc_t most = v[0];
-  for (int k = 1; k < kLanes<acc_t>; ++k) most = v[k] > most ? v[k] : most;
-  return most;
-}
-
 // 0 for a key that counts, -inf for one that is hidden or padding.
 template <typename acc_t>
 static void pack_bias(const bool* hidden, int64_t length, acc_t* bias) {
