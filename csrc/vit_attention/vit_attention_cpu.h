@@ -154,6 +154,32 @@ ADVKERN_INLINE void multiply(acc_t* row, int64_t width, acc_t factor) {
   for (int64_t d = 0; d < width; d += kLanes<acc_t>) store(row + d, factor * load(row + d));
 }
 
+template <int kWrite, typename scalar_t>
+ADVKERN_INLINE void fetch(const HeadsView<scalar_t>& t, int64_t b, int64_t h, int64_t row, int64_t dim) {
+  constexpr int64_t kLine = 64 / sizeof(scalar_t);
+  const scalar_t* const from = t.at(b, h) + row * t.row;
+  for (int64_t d = 0; d < dim; d += kLine) __builtin_prefetch(from + d, kWrite);
+}
+
+// Fetches, while a row of a block is turned into weights, what the row's place needs later: where it is written, the
+// query of the next block, and of the next head's rows key and value. Rows of a head lie apart, so that no prefetcher
+// finds them.
+template <typename scalar_t>
+static void fetch_later(const VitAttentionArgs<scalar_t>& a, const VitAttentionOut<scalar_t>& o, int64_t b, int64_t h,
+                        int64_t row) {
+  const int64_t head = b * a.heads + h + 1, next_b = head / a.heads, next_h = head % a.heads;
+  const bool more = next_b < a.batch;
+  const int64_t query = row + kVitQueryBlock;
+  fetch<1>(o.out, b, h, row, a.dim);
+  if (query < a.length)
+    fetch<0>(a.q, b, h, query, a.dim);
+  else if (more)
+    fetch<0>(a.q, next_b, next_h, row % kVitQueryBlock, a.dim);
+  if (!more) return;
+  fetch<0>(a.k, next_b, next_h, row, a.dim);
+  fetch<0>(a.v, next_b, next_h, row, a.dim);
+}
+
 // Queries [first, first + rows) of a head whose keys and values are packed.
 template <typename scalar_t, typename acc_t>
 static void forward_block(const VitAttentionArgs<scalar_t>& a, const VitAttentionOut<scalar_t>& o, int64_t b, int64_t h,
@@ -171,6 +197,7 @@ static void forward_block(const VitAttentionArgs<scalar_t>& a, const VitAttentio
     by_panels(s.q, width, rows, s.keys_t, a.dim, keys, chunk, last, s.bias, s.scores, span);
     for (int64_t r = 0; r < rows; ++r) {
       acc_t* const row = s.scores + r * span;
+      if (chunk == 0) fetch_later(a, o, b, h, first + r);
       const acc_t correction = softmax_row(row, span, s.most[r], s.sum[r]);
       if (chunk > 0) multiply(s.out + r * width, width, correction);
       if (!a.seed) continue;
