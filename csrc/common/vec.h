@@ -100,11 +100,30 @@ ADVKERN_INLINE void store_part(scalar_t* p, Vec<acc_of<scalar_t>> v, int64_t cou
     if (k < count) p[k] = part[k];
 }
 
-template <typename acc_t>
+// Lane k of the result is lane k + kBy, counted round.
+template <int kBy, typename acc_t>
+ADVKERN_INLINE Vec<acc_t> rotate(Vec<acc_t> v) {
+  Vec<acc_t> rotated;
+#pragma GCC unroll 16
+  for (int k = 0; k < kLanes<acc_t>; ++k) rotated[k] = v[(k + kBy) % kLanes<acc_t>];
+  return rotated;
+}
+
+// The sum of all lanes, halves first.
+template <typename acc_t, int kHalf = kLanes<acc_t> / 2>
 ADVKERN_INLINE acc_t sum_lanes(Vec<acc_t> v) {
-  acc_t lane[kLanes<acc_t>];
-  __builtin_memcpy(lane, &v, sizeof(v));
-  for (int width = kLanes<acc_t> / 2; width > 0; width /= 2)
-    for (int k = 0; k < width; ++k) lane[k] += lane[k + width];
-  return lane[0];
+  if constexpr (kHalf == 0)
+    return v[0];
+  else
+    return sum_lanes<acc_t, kHalf / 2>(v + rotate<kHalf, acc_t>(v));
+}
+
+template <typename acc_t, int kHalf = kLanes<acc_t> / 2>
+ADVKERN_INLINE acc_t max_lanes(Vec<acc_t> v) {
+  if constexpr (kHalf == 0) {
+    return v[0];
+  } else {
+    const Vec<acc_t> other = rotate<kHalf, acc_t>(v);
+    return max_lanes<acc_t, kHalf / 2>(other > v ? other : v);
+  }
 }

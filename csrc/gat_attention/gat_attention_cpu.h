@@ -292,7 +292,7 @@ ADVKERN_INLINE void softmax_row(const GatAttentionFwdArgs<scalar_t, index_t>& a,
     Vec<acc_t> total{};
     const int64_t vecs = s.vecs_of_block(edges), step = s.step();
     for (int64_t v = 0; v < vecs; ++v) {
-      const Vec<acc_t> value = exp<acc_t>(load(weight + v * step) - shift);
+      const Vec<acc_t> value = exp_or_zero<acc_t>(load(weight + v * step) - shift);
       store(weight + v * step, value);
       total += value;
     }
@@ -435,7 +435,7 @@ ADVKERN_INLINE void source_weights(const GatAttentionBwdArgs<scalar_t, index_t>&
       __builtin_memcpy(weight + k * s.stride, &shifted, sizeof(shifted));
     }
     const int64_t vecs = s.vecs_of_block(edges), step = s.step();
-    for (int64_t v = 0; v < vecs; ++v) store(weight + v * step, exp<acc_t>(load(weight + v * step)));
+    for (int64_t v = 0; v < vecs; ++v) store(weight + v * step, exp_or_zero<acc_t>(load(weight + v * step)));
   }
 }
 

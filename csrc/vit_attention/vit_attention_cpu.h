@@ -55,13 +55,6 @@ namespace advkern::ADVKERN_ISA {
 #include "common/vec_math.h"
 #include "common/vec_philox.h"
 
-template <typename acc_t>
-ADVKERN_INLINE acc_t max_lanes(Vec<acc_t> v) {
-  acc_t most = v[0];
-  for (int k = 1; k < kLanes<acc_t>; ++k) most = v[k] > most ? v[k] : most;
-  return most;
-}
-
 // 0 for a key that counts, -inf for one that is hidden or padding.
 template <typename acc_t>
 static void pack_bias(const bool* hidden, int64_t length, acc_t* bias) {
@@ -147,7 +140,7 @@ static acc_t softmax_row(acc_t* row, int64_t keys, acc_t& most, acc_t& sum) {
   const acc_t shift = most == -acc_t(INFINITY) ? acc_t(0) : most;  // a row without keys: exp(-inf - 0) = 0
   Vec<acc_t> total{};
   for (int64_t j = 0; j < keys; j += lanes) {
-    const Vec<acc_t> p = exp<acc_t>(load(row + j) - shift);
+    const Vec<acc_t> p = exp_or_zero<acc_t>(load(row + j) - shift);
     store(row + j, p);
     total += p;
   }
@@ -159,6 +152,32 @@ static acc_t softmax_row(acc_t* row, int64_t keys, acc_t& most, acc_t& sum) {
 template <typename acc_t>
 ADVKERN_INLINE void multiply(acc_t* row, int64_t width, acc_t factor) {
   for (int64_t d = 0; d < width; d += kLanes<acc_t>) store(row + d, factor * load(row + d));
+}
+
+template <int kWrite, typename scalar_t>
+ADVKERN_INLINE void fetch(const HeadsView<scalar_t>& t, int64_t b, int64_t h, int64_t row, int64_t dim) {
+  constexpr int64_t kLine = 64 / sizeof(scalar_t);
+  const scalar_t* const from = t.at(b, h) + row * t.row;
+  for (int64_t d = 0; d < dim; d += kLine) __builtin_prefetch(from + d, kWrite);
+}
+
+// Fetches, while a row of a block is turned into weights, what the row's place needs later: where it is written, the
+// query of the next block, and of the next head's rows key and value. Rows of a head lie apart, so that no prefetcher
+// finds them.
+template <typename scalar_t>
+static void fetch_later(const VitAttentionArgs<scalar_t>& a, const VitAttentionOut<scalar_t>& o, int64_t b, int64_t h,
+                        int64_t row) {
+  const int64_t head = b * a.heads + h + 1, next_b = head / a.heads, next_h = head % a.heads;
+  const bool more = next_b < a.batch;
+  const int64_t query = row + kVitQueryBlock;
+  fetch<1>(o.out, b, h, row, a.dim);
+  if (query < a.length)
+    fetch<0>(a.q, b, h, query, a.dim);
+  else if (more)
+    fetch<0>(a.q, next_b, next_h, row % kVitQueryBlock, a.dim);
+  if (!more) return;
+  fetch<0>(a.k, next_b, next_h, row, a.dim);
+  fetch<0>(a.v, next_b, next_h, row, a.dim);
 }
 
 // Queries [first, first + rows) of a head whose keys and values are packed.
@@ -178,13 +197,15 @@ static void forward_block(const VitAttentionArgs<scalar_t>& a, const VitAttentio
     by_panels(s.q, width, rows, s.keys_t, a.dim, keys, chunk, last, s.bias, s.scores, span);
     for (int64_t r = 0; r < rows; ++r) {
       acc_t* const row = s.scores + r * span;
+      if (chunk == 0) fetch_later(a, o, b, h, first + r);
       const acc_t correction = softmax_row(row, span, s.most[r], s.sum[r]);
       if (chunk > 0) multiply(s.out + r * width, width, correction);
       if (!a.seed) continue;
       keep_row(a, b * a.heads + h, first + r, chunk, span, s.factor);
       for (int64_t j = 0; j < span; j += lanes) store(row + j, load(row + j) * load(s.factor + j));
     }
-    product(Product<acc_t>{s.scores, span, 1, s.values + chunk * width, width, s.out, width, s.out, width, span}, rows,
+    const int64_t real = a.length - chunk < span ? a.length - chunk : span;  // the others' weights are 0
+    product(Product<acc_t>{s.scores, span, 1, s.values + chunk * width, width, s.out, width, s.out, width, real}, rows,
             width / lanes);
   }
   scalar_t* const out = o.out.at(b, h) + first * o.out.row;
@@ -268,7 +289,7 @@ static void derive_row(const VitAttentionArgs<scalar_t>& a, int64_t head, int64_
   constexpr int lanes = kLanes<acc_t>;
   if (a.seed) keep_row(a, head, query, first, span, factor);
   for (int64_t j = 0; j < span; j += lanes) {
-    const Vec<acc_t> p = exp<acc_t>(load(weights + j) - shift);
+    const Vec<acc_t> p = exp_or_zero<acc_t>(load(weights + j) - shift);
     const Vec<acc_t> left = a.seed ? p * load(factor + j) : p;
     store(weights + j, left);
     store(grad + j, left * load(grad + j) - p * delta);
@@ -293,9 +314,10 @@ static void backward_block(const VitAttentionArgs<scalar_t>& a, const VitAttenti
                          int64_t steps) {  // to += by what
       product(Product<acc_t>{by, by_row, by_step, what, width, to, width, to, width, steps}, count, width / lanes);
     };
-    add(s.grad_scores, span, 1, s.keys + chunk * width, s.grad_q, rows, span);
-    add(s.grad_scores, 1, span, s.q, s.grad_keys + chunk * width, span, rows);
-    add(s.weights, 1, span, s.grad_out, s.grad_values + chunk * width, span, rows);
+    const int64_t real = a.length - chunk < span ? a.length - chunk : span;
+    add(s.grad_scores, span, 1, s.keys + chunk * width, s.grad_q, rows, real);
+    add(s.grad_scores, 1, span, s.q, s.grad_keys + chunk * width, real, rows);
+    add(s.weights, 1, span, s.grad_out, s.grad_values + chunk * width, real, rows);
   }
   unpack_rows(s.grad_q, a.scale, rows, a.dim, g.grad_q.at(b, h) + first * g.grad_q.row, g.grad_q.row);
 }

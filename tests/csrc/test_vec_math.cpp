@@ -17,6 +17,11 @@ void exp_here(const acc_t* x, acc_t* out, int64_t count) {
 }
 
 template <typename acc_t>
+void exp_or_zero_here(const acc_t* x, acc_t* out, int64_t count) {
+  ADVKERN_ON_ISA(exp_or_zero_of_all<acc_t>, x, out, count);
+}
+
+template <typename acc_t>
 void tanh_here(const acc_t* x, acc_t* out, int64_t count) {
   ADVKERN_ON_ISA(tanh_of_all<acc_t>, x, out, count);
 }
@@ -27,6 +32,15 @@ int check_special_exp() {
   const acc_t arguments[] = {-inf, inf, nan, -nan, 0, acc_t(-0.0), acc_t(1e30), acc_t(-1e30)};
   const acc_t expected[] = {0, inf, nan, nan, 1, 1, inf, 0};
   return check_special(arguments, expected, exp_here<acc_t>);
+}
+
+template <typename acc_t>
+int check_special_exp_or_zero() {
+  constexpr acc_t inf = std::numeric_limits<acc_t>::infinity(), nan = std::numeric_limits<acc_t>::quiet_NaN();
+  constexpr acc_t below = sizeof(acc_t) == 4 ? -88 : -709;  // results there would be subnormal
+  const acc_t arguments[] = {-inf, nan, -nan, 0, acc_t(-0.0), acc_t(-1e30), below, 2 * below};
+  const acc_t expected[] = {0, nan, nan, 1, 1, 0, 0, 0};
+  return check_special(arguments, expected, exp_or_zero_here<acc_t>);
 }
 
 template <typename acc_t>
@@ -43,6 +57,10 @@ int check_exp() {
   std::mt19937_64 random(0);
   std::uniform_real_distribution<double> wide(-750, 715), narrow(-2, 2);
   const auto floats = [&] { return next_float(bits, [](float value) { return std::abs(value) < 120; }); };
+  std::uniform_real_distribution<double> normal(-708, 88);
+  const auto normal_floats = [&] {
+    return next_float(bits, [](float value) { return std::abs(value + 0.5f) < 86.5f; });
+  };
   const auto of_float = [](float x) -> long double { return std::exp(double(x)); };
   const auto of_double = [](double x) { return expl(x); };
   constexpr double allowed = 1.1;
@@ -50,7 +68,11 @@ int check_exp() {
          check_range<double>("exp, float64", 200, allowed, exp_here<double>, of_double, [&] { return wide(random); }) +
          check_range<double>("exp, float64 near 0", 200, allowed, exp_here<double>, of_double,
                              [&] { return narrow(random); }) +
-         check_special_exp<float>() + check_special_exp<double>();
+         check_range<float>("exp_or_zero, float32", 500, allowed, exp_or_zero_here<float>, of_float, normal_floats) +
+         check_range<double>("exp_or_zero, float64", 200, allowed, exp_or_zero_here<double>, of_double,
+                             [&] { return normal(random); }) +
+         check_special_exp<float>() + check_special_exp<double>() + check_special_exp_or_zero<float>() +
+         check_special_exp_or_zero<double>();
 }
 
 int check_tanh() {

@@ -12,6 +12,11 @@ static void exp_of_all(const acc_t* x, acc_t* out, int64_t count) {  // count: w
 }
 
 template <typename acc_t>
+static void exp_or_zero_of_all(const acc_t* x, acc_t* out, int64_t count) {  // count: whole vectors
+  for (int64_t k = 0; k < count; k += kLanes<acc_t>) store(out + k, exp_or_zero<acc_t>(load(x + k)));
+}
+
+template <typename acc_t>
 static void tanh_of_all(const acc_t* x, acc_t* out, int64_t count) {  // count: whole vectors
   for (int64_t k = 0; k < count; k += kLanes<acc_t>) store(out + k, tanh<acc_t>(load(x + k)));
 }
