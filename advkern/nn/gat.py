@@ -202,8 +202,9 @@ class GATConv(nn.Module):
         att = torch.stack([self.att_dst[0], self.att_src[0]])
         h, scores = _features_and_scores(x, weight, att)
         of_heads = None if self.bias is None or not self.concat else self.bias.unflatten(0, h.shape[1:])
-        options = (self.negative_slope, self.dropout, self.training, of_heads)
-        out, row_max, row_sum = attend(graph, h, *scores, *options)
+        out, row_max, row_sum = attend(
+            graph, h, *scores, self.negative_slope, self.dropout, self.training, bias=of_heads
+        )
         out = out.flatten(1) if self.concat else out.mean(1)
         if self.res is not None:
             out = out + self.res(x)
