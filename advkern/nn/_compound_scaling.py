@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import torch
-from torch import nn
 
-from advkern.nn._mbconv import SqueezeExcite
 from advkern.nn.efficientnet import VARIANTS, EfficientNet, find_variant
 
 # name -> (width, depth, resolution) in multiples of B0's; the tutorial's, whose resolutions are rounded
@@ -73,20 +70,11 @@ def compound_scaling(variant: str) -> dict[str, Any]:
 @functools.cache
 def _counts(variant: str) -> tuple[int, int]:
     """Parameters and multiply-adds of one image, of the network on the meta device."""
-    with torch.device("meta"):
-        model = EfficientNet(variant)
-    return sum(p.numel() for p in model.parameters()), _multiply_adds(model)
+    from torch.utils.flop_counter import FlopCounterMode
 
-
-def _multiply_adds(model: EfficientNet) -> int:
-    """A weight works once a pixel of what its layer gives, and once an image behind a mean over the image."""
-    squeezes = [module for module in model.modules() if isinstance(module, SqueezeExcite)]
-    squeezed = {layer for squeeze in squeezes for layer in squeeze.children()}
-    total, side = 0, model.resolution
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d) and layer not in squeezed:
-            side = math.ceil(side / layer.stride[0])
-            total += side**2 * layer.weight.numel()
-        elif isinstance(layer, nn.Conv2d | nn.Linear):
-            total += layer.weight.numel()
-    return total
+    with torch.device("meta"), torch.no_grad():
+        model = EfficientNet(variant).eval()
+        image = torch.empty(1, model.in_channels, model.resolution, model.resolution)
+        with FlopCounterMode(display=False) as counter:
+            model(image)
+    return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2

@@ -286,9 +286,9 @@ def _linear(in_features: int, out_features: int) -> nn.Linear:
 
 
 def _initialize(features: nn.Module) -> None:
-    """Normal weights whose variance is 2 over the outputs that one input reaches; none on the meta device."""
+    """Normal weights whose variance is 2 over the outputs that one input reaches."""
     for conv in features.modules():
-        if isinstance(conv, nn.Conv2d) and not conv.weight.is_meta:
+        if isinstance(conv, nn.Conv2d):
             reached = conv.out_channels * math.prod(conv.kernel_size) // conv.groups
             nn.init.normal_(conv.weight, std=math.sqrt(2 / reached))
             if conv.bias is not None:
