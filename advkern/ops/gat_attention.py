@@ -259,7 +259,7 @@ def attend(
     adjacency = _adjacency(graph, with_transpose=not plain)
     if plain:  # the kernel adds a bias where that gives the bits of the sum below: in the type that it sums in
         inside = bias if bias is not None and bias.dtype == h.dtype == acc and is_plain(bias) else None
-        added = None if inside is None else inside.flatten()
+        added = None if inside is None else inside.contiguous().flatten()
         out, *of_rows = _FWD[where](*adjacency[:3], *tensors, seed, added, negative_slope, threshold)
         bias = None if inside is not None else bias
     else:

@@ -3,7 +3,7 @@
 
 constexpr int kAhead = 32;  // edges between a prefetch and its use; below ~24 it arrives too late
 constexpr int kLineBytes = 64;
-constexpr int kRead = 0, kWrite = 1, kSecondLevel = 2;  // of __builtin_prefetch: for what, and into which cache
+constexpr int kRead = 0, kWrite = 1, kSecondLevel = 2, kFirstLevel = 3;  // of a prefetch: for what, into which cache
 
 // Edges of row i, or an empty range where rowptr cannot be trusted.
 struct RowEdges {
@@ -22,15 +22,15 @@ ADVKERN_INLINE auto load_inside(const scalar_t* p, const scalar_t* limit) {
   return limit - p >= kLanes<acc_of<scalar_t>> ? load(p) : load_part(p, limit - p);
 }
 
-// Brings `bytes` from element `offset` of `base` into the second-level cache, the line of the last one too where rows
-// begin within lines. Not into the first: it waits for fewer lines at a time, and half as many then arrive in a second.
-// The offset may come of a bad id (a prefetch of a wrong address is harmless), so the sum is taken in unsigned
+// Brings `bytes` from element `offset` of `base` into a cache, the line of the last one too where rows begin within
+// lines. Gathers take the second level: the first waits for fewer lines at a time, and half as many then arrive in a
+// second. The offset may come of a bad id (a prefetch of a wrong address is harmless), so the sum is taken in unsigned
 // integers.
-template <typename scalar_t>
+template <int kFor = kRead, int kInto = kSecondLevel, typename scalar_t>
 ADVKERN_INLINE void prefetch(const scalar_t* base, uint64_t offset, int64_t bytes) {
   const uintptr_t address = reinterpret_cast<uintptr_t>(base) + offset * sizeof(scalar_t);
   for (int64_t line = 0; line < bytes; line += kLineBytes)
-    __builtin_prefetch(reinterpret_cast<const char*>(address + uintptr_t(line)), kRead, kSecondLevel);
+    __builtin_prefetch(reinterpret_cast<const char*>(address + uintptr_t(line)), kFor, kInto);
   if (address % kLineBytes)
-    __builtin_prefetch(reinterpret_cast<const char*>(address + uintptr_t(bytes - 1)), kRead, kSecondLevel);
+    __builtin_prefetch(reinterpret_cast<const char*>(address + uintptr_t(bytes - 1)), kFor, kInto);
 }

@@ -64,6 +64,8 @@ namespace advkern::ADVKERN_ISA {
 
 #include "common/vec.h"
 
+#include "common/vec_rows.h"
+
 #include "common/tile.h"
 
 #include "common/pack.h"
@@ -120,15 +122,6 @@ static int64_t linear_fwd_scratch(const LinearArgs<scalar_t>& a) {
   return kLinearBlock * (padded<acc_of<scalar_t>>(a.in) + kPanel<acc_of<scalar_t>>);
 }
 
-// Asks for the block of rows after this one. A tile reads six rows line by line, none of them long enough for the
-// processor's own prefetchers; few outputs leave nothing to hide that behind.
-template <typename scalar_t>
-ADVKERN_INLINE void fetch_rows(const scalar_t* x, int64_t left, int64_t in) {
-  constexpr int64_t kLine = 64 / sizeof(scalar_t);
-  const int64_t count = (left < kLinearBlock ? left : kLinearBlock) * in;
-  for (int64_t k = 0; k < count; k += kLine) __builtin_prefetch(x + k, 0, 2);  // to read, into the second level
-}
-
 // Rows [begin, end).
 template <typename scalar_t>
 static void linear_fwd_rows(const LinearArgs<scalar_t>& a, const acc_of<scalar_t>* packed, int64_t begin, int64_t end,
@@ -145,7 +138,9 @@ static void linear_fwd_rows(const LinearArgs<scalar_t>& a, const acc_of<scalar_t
     if constexpr (kDirect) {
       x = a.x + first * a.in;
       x_row = a.in;
-      fetch_rows(x + rows * a.in, end - first - rows, a.in);
+      // The next block: a tile reads six rows line by line, none of them long enough for the processor's prefetchers.
+      const int64_t left = end - first - rows, next = left < kLinearBlock ? left : kLinearBlock;
+      prefetch(x, uint64_t(rows * a.in), next * a.in * int64_t(sizeof(scalar_t)));
     } else {
       pack_rows(a.x + first * a.in, a.in, rows, a.in, acc_t(1), scratch);
     }

@@ -54,6 +54,7 @@ namespace advkern::ADVKERN_ISA {
 #include "common/pack.h"
 #include "common/vec_math.h"
 #include "common/vec_philox.h"
+#include "common/vec_rows.h"
 
 // 0 for a key that counts, -inf for one that is hidden or padding.
 template <typename acc_t>
@@ -154,11 +155,9 @@ ADVKERN_INLINE void multiply(acc_t* row, int64_t width, acc_t factor) {
   for (int64_t d = 0; d < width; d += kLanes<acc_t>) store(row + d, factor * load(row + d));
 }
 
-template <int kWrite, typename scalar_t>
+template <int kFor, typename scalar_t>
 ADVKERN_INLINE void fetch(const HeadsView<scalar_t>& t, int64_t b, int64_t h, int64_t row, int64_t dim) {
-  constexpr int64_t kLine = 64 / sizeof(scalar_t);
-  const scalar_t* const from = t.at(b, h) + row * t.row;
-  for (int64_t d = 0; d < dim; d += kLine) __builtin_prefetch(from + d, kWrite);
+  prefetch<kFor, kFirstLevel>(t.at(b, h), uint64_t(row * t.row), dim * int64_t(sizeof(scalar_t)));
 }
 
 // Fetches, while a row of a block is turned into weights, what the row's place needs later: where it is written, the
@@ -170,14 +169,14 @@ static void fetch_later(const VitAttentionArgs<scalar_t>& a, const VitAttentionO
   const int64_t head = b * a.heads + h + 1, next_b = head / a.heads, next_h = head % a.heads;
   const bool more = next_b < a.batch;
   const int64_t query = row + kVitQueryBlock;
-  fetch<1>(o.out, b, h, row, a.dim);
+  fetch<kWrite>(o.out, b, h, row, a.dim);
   if (query < a.length)
-    fetch<0>(a.q, b, h, query, a.dim);
+    fetch<kRead>(a.q, b, h, query, a.dim);
   else if (more)
-    fetch<0>(a.q, next_b, next_h, row % kVitQueryBlock, a.dim);
+    fetch<kRead>(a.q, next_b, next_h, row % kVitQueryBlock, a.dim);
   if (!more) return;
-  fetch<0>(a.k, next_b, next_h, row, a.dim);
-  fetch<0>(a.v, next_b, next_h, row, a.dim);
+  fetch<kRead>(a.k, next_b, next_h, row, a.dim);
+  fetch<kRead>(a.v, next_b, next_h, row, a.dim);
 }
 
 // Queries [first, first + rows) of a head whose keys and values are packed.
