@@ -327,7 +327,7 @@ class TestGatAttention(OpSuite):
         graph = GRAPHS[graph](0, torch.int32)
         draw = lambda *shape: torch.randn(*shape, dtype=dtype)
         inputs = (draw(graph.num_nodes, 4, channels), draw(graph.num_nodes, 4), draw(graph.num_nodes, 4))
-        bias = draw(4, channels)
+        bias = draw(channels, 4).mT  # of any layout
         with running_on(place):
             inside, *_ = attend(graph, *inputs, 0.2, 0.0, False, bias)
             after, *_ = attend(graph, *inputs, 0.2, 0.0, False, bias.clone().requires_grad_())
