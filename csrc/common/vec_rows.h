@@ -16,6 +16,20 @@ ADVKERN_INLINE RowEdges row_edges(const int64_t* rowptr, int64_t row, int64_t nu
   return {begin, end, true};
 }
 
+// An order in which to load the kCount vectors of a gathered row. Read from end to end, a row looks like a stream to
+// the processor, which fetches what lies behind it, in vain: a step just over the half hides that.
+template <int kCount>
+struct ScatteredOrder {
+  int at[kCount] = {};
+
+  constexpr ScatteredOrder() {
+    int step = kCount / 2 + 1;
+    while (common_divisor(step, kCount) > 1) ++step;
+    for (int n = 0; n < kCount; ++n) at[n] = n * step % kCount;
+  }
+  static constexpr int common_divisor(int a, int b) { return b ? common_divisor(b, a % b) : a; }
+};
+
 // A full vector, unless that would read past the end of the whole matrix.
 template <typename scalar_t>
 ADVKERN_INLINE auto load_inside(const scalar_t* p, const scalar_t* limit) {

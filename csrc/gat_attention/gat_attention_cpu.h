@@ -213,6 +213,7 @@ template <int kVecs, bool kOneHead, typename scalar_t, typename acc_t>
 static void sum_tile(const GatScratch<acc_t>& s, const acc_t* weight, int64_t edges, const scalar_t* x,
                      const scalar_t* limit, int64_t first, const SumTarget<scalar_t>& target) {
   constexpr int lanes = kLanes<acc_t>;
+  static constexpr ScatteredOrder<kVecs> order;
   Vec<acc_t> sum[kVecs];
   LaneNumbers<acc_t> head[kVecs];
 #pragma GCC unroll 8
@@ -224,7 +225,8 @@ static void sum_tile(const GatScratch<acc_t>& s, const acc_t* weight, int64_t ed
     const scalar_t* const source = x + s.ids[k] * s.width + first * lanes;
     const acc_t* const factors = weight + k * s.stride;
 #pragma GCC unroll 8
-    for (int v = 0; v < kVecs; ++v) {
+    for (int n = 0; n < kVecs; ++n) {
+      const int v = order.at[n];
       const Vec<acc_t> part = v < kVecs - 1 ? load(source + v * lanes) : load_inside(source + v * lanes, limit);
       const acc_t* const factor = factors + s.first_head[first + v];
       if constexpr (kOneHead)

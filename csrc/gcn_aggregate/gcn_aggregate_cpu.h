@@ -88,6 +88,7 @@ template <int kVecs, typename scalar_t, typename index_t>
 static bool aggregate_tile(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t begin, int64_t end, int64_t first) {
   using acc_t = acc_of<scalar_t>;
   constexpr int lanes = kLanes<acc_t>;
+  static constexpr ScatteredOrder<kVecs> order;
   const scalar_t* const limit = a.x + a.num_nodes * a.channels;
   const bool simple = a.channels - first >= kVecs * lanes && a.activation != 2;
   bool valid = true;
@@ -109,8 +110,10 @@ static bool aggregate_tile(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t
       if (a.col_scale) coefficient *= a.col_scale[j];
       const scalar_t* const source = a.x + j * a.channels + first;
 #pragma GCC unroll 16
-      for (int k = 0; k < kVecs - 1; ++k) sum[k] += coefficient * load(source + k * lanes);
-      sum[kVecs - 1] += coefficient * load_inside(source + (kVecs - 1) * lanes, limit);
+      for (int n = 0; n < kVecs; ++n) {
+        const int k = order.at[n];
+        sum[k] += coefficient * (k < kVecs - 1 ? load(source + k * lanes) : load_inside(source + k * lanes, limit));
+      }
     }
 
     if (simple) {
