@@ -96,7 +96,8 @@ def normalized(matrix, mode):
     return torch.where(degree > 0, 1 / safe, 0)[:, None] * matrix if mode == "row" else matrix
 
 
-ACTIVATIONS = dict(zip(ACTIVATION_NAMES, (lambda x: x, torch.relu, torch.nn.functional.elu), strict=True))
+_FUNCTIONS = (lambda x: x, torch.relu, torch.nn.functional.elu, lambda x: torch.log_softmax(x, 1))
+ACTIVATIONS = dict(zip(ACTIVATION_NAMES, _FUNCTIONS, strict=True))
 
 
 @pytest.mark.parametrize("where", BACKENDS)

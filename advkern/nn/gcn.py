@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from advkern.adjacency import as_graph, edge_index_as_graph
 from advkern.graph import NORMALIZATIONS, Graph
 from advkern.nn._checks import check_probability, check_size
+from advkern.nn._hooks import is_untouched
 from advkern.nn._linear import linear
 from advkern.ops.gcn_aggregate import gcn_aggregate
-from advkern.reference.gcn_aggregate import ACTIVATION_NAMES
+from advkern.reference.gcn_aggregate import ACTIVATION_NAMES, ACTIVATIONS
 
 
 class GraphConvolutionLayer(nn.Module):
@@ -27,7 +28,8 @@ class GraphConvolutionLayer(nn.Module):
         bias: whether to add a bias.
         normalize: None (``adj`` as it stands), "sym" (``D^-1/2 A D^-1/2``) or "row" (``D^-1 A``).
         add_self_loops: add a loop of weight 1 to each node that has none.
-        activation: None, "relu" or "elu" (inside the kernel where the product with ``W`` comes first), or any callable.
+        activation: None, "relu", "elu" or "log_softmax" (inside the kernel where the product with ``W`` comes first),
+            or any callable.
 
     Raises:
         ValueError: a size below 1, an unknown normalisation or activation; in the call, shapes that do not fit.
@@ -58,11 +60,13 @@ class GraphConvolutionLayer(nn.Module):
 
     def forward(self, x: Tensor, adj: Any) -> Tensor:
         """Convolve ``x: [N, in_features]`` over ``adj`` (a matrix of any kind or an ``advkern.Graph``)."""
-        graph = as_graph(adj)
+        return self._activated(x, as_graph(adj), self.activation)
+
+    def _activated(self, x: Tensor, graph: Graph, activation: str | Callable[[Tensor], Tensor] | None) -> Tensor:
         _check_features(x, self.in_features, graph.num_nodes)
         if self.add_self_loops:
             graph = graph.with_self_loops()
-        return _convolve(graph, x, self.weight, self.bias, self.normalize, self.activation)
+        return _convolve(graph, x, self.weight, self.bias, self.normalize, activation)
 
     def extra_repr(self) -> str:
         """Sizes and options, for ``print(layer)``."""
@@ -122,6 +126,8 @@ class GCN(nn.Module):
         *hidden, last = self.layers  # a slice would build a new ModuleList
         for layer in hidden:
             x = self.dropout(layer(x, graph))
+        if is_untouched(last, GraphConvolutionLayer) and last.activation is None:
+            return last._activated(x, graph, "log_softmax")  # inside the kernel, which has each row at hand
         return torch.log_softmax(last(x, graph), dim=1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -220,7 +226,7 @@ def _convolve(
     else:  # fewer features travel along the edges before the product than after it
         gathered = gcn_aggregate(graph, x, normalize=normalize)
         out = linear(gathered, weight.t(), bias)
-        out = getattr(torch.nn.functional, inside)(out) if inside else out
+        out = ACTIVATIONS[inside](out)
     return activation(out) if callable(activation) else out
 
 

@@ -30,6 +30,14 @@ def _flops(rowptr, col, schedule, x, *rest, **options):
     return 2 * col[0] * x[1]
 
 
+def _activation_bwd_reference(grad, out, activation):
+    return reference.activation_backward(grad, out, ACTIVATION_NAMES[activation])
+
+
+def _activation_bwd_fake(grad, out, activation):
+    return torch.empty_like(grad)
+
+
 def _edge_dot_reference(rowptr, col, schedule, a, b):
     return reference.edge_dot(rowptr, col, a, b)
 
@@ -48,6 +56,12 @@ _FWD = define(
 )
 _EDGE_DOT = define(
     "gcn_aggregate_edge_dot", f"({_GRAPH}, Tensor a, Tensor b) -> Tensor", _edge_dot_reference, _edge_dot_fake, _flops
+)
+_ACTIVATION_BWD = define(
+    "gcn_aggregate_activation_bwd",
+    "(Tensor grad, Tensor out, int activation) -> Tensor",
+    _activation_bwd_reference,
+    _activation_bwd_fake,
 )
 backend.register_op("gcn_aggregate", {"cpu": "cpu", "cuda": "cuda"})
 
@@ -98,7 +112,7 @@ class GcnAggregateFunction(torch.autograd.Function):
         x, weight, row_scale, col_scale, out = ctx.saved_tensors
         adjacency, where = ctx.adjacency, ctx.where
         needs_x, needs_weight, needs_row, needs_col, needs_bias, *_ = ctx.needs_input_grad
-        grad = _activation_backward(grad, out, ctx.activation).contiguous()
+        grad = _activation_backward(grad.contiguous(), out, ctx.activation, where)
         acc = accumulation_dtype(x.dtype)
 
         grad_x = grad_weight = grad_row = grad_col = None
@@ -171,7 +185,10 @@ class _EagerGcnAggregate(EagerFunction, GcnAggregateFunction):
             terms.append(product(x, weight, row_scale, col_t))
         if bias_t is not None:
             terms.append(bias_t.to(x.dtype).expand_as(x))
-        return _activation_backward(sum(terms), out, ctx.activation)
+        tangent = sum(terms)
+        if ACTIVATION_NAMES[ctx.activation] == "log_softmax":  # the one whose Jacobian is not its own transpose
+            return tangent - (out.exp() * tangent).sum(dim=1, keepdim=True)
+        return reference.activation_backward(tangent, out, ACTIVATION_NAMES[ctx.activation])
 
 
 class _EagerEdgeDot(EagerFunction, EdgeDotFunction):
@@ -213,13 +230,12 @@ def _edge_dot(adjacency: _Adjacency, a: Tensor, b: Tensor, where: str) -> Tensor
     return function.apply(a, b, where, adjacency)
 
 
-def _activation_backward(grad: Tensor, out: Tensor | None, activation: int) -> Tensor:
-    name = ACTIVATION_NAMES[activation]
+def _activation_backward(grad: Tensor, out: Tensor | None, activation: int, where: str) -> Tensor:
     if out is None:
         return grad
-    if name == "relu":
-        return torch.ops.aten.threshold_backward(grad, out, 0)  # in one pass, unlike a mask
-    return grad * torch.where(out > 0, 1, out + 1)  # elu
+    if is_plain(grad, out):
+        return _ACTIVATION_BWD[where](grad, out, activation)
+    return reference.activation_backward(grad, out, ACTIVATION_NAMES[activation])
 
 
 def gcn_aggregate(
@@ -251,7 +267,7 @@ def gcn_aggregate(
         weight: edge weights in the order in which the edges were given, in place of the graph's own.
         normalize: None, "sym" or "row".
         bias: added to each row.
-        activation: None, "relu" or "elu".
+        activation: None, "relu", "elu" or "log_softmax" (over a row's channels).
 
     A graph that was damaged after its construction, with ids or offsets out of range, is a RuntimeError on the CPU. On
     CUDA, where an error would need a synchronisation, the rows concerned are NaN; nothing foreign is read.

@@ -10,6 +10,7 @@ ACTIVATIONS = {
     None: lambda out: out,
     "relu": torch.relu,
     "elu": torch.nn.functional.elu,
+    "log_softmax": lambda out: torch.log_softmax(out, dim=1),
 }
 _EDGES_AT_ONCE = 1 << 16  # so that the messages of all edges are never there together
 ACTIVATION_NAMES = tuple(ACTIVATIONS)  # an activation's place here is its code in the schema
@@ -38,6 +39,17 @@ def gcn_aggregate(
     if bias is not None:
         out = out + bias
     return ACTIVATIONS[activation](out).to(x.dtype)
+
+
+def activation_backward(grad: Tensor, out: Tensor, activation: str | None) -> Tensor:
+    """``[num_nodes, channels]``: the gradient before the activation, of the one after it and the activation's result."""
+    if activation == "relu":
+        return torch.ops.aten.threshold_backward(grad, out, 0)  # in one pass, unlike a mask
+    if activation == "elu":
+        return grad * torch.where(out > 0, 1, out + 1)
+    if activation == "log_softmax":
+        return torch.ops.aten._log_softmax_backward_data(grad, out, 1, out.dtype)  # grad - exp(out) * sum(grad)
+    return grad
 
 
 def edge_dot(

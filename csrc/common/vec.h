@@ -80,13 +80,14 @@ ADVKERN_INLINE void store(Half* p, Vec<float> v) {
 #endif
 }
 
-// The first `count` elements; the other lanes are zero. A loop, not a copy of `count` bytes: that would be a call,
+// The first `count` elements; the other lanes are `fill`. A loop, not a copy of `count` bytes: that would be a call,
 // around which a kernel's loop keeps all its sums in memory.
 template <typename scalar_t>
-ADVKERN_INLINE auto load_part(const scalar_t* p, int64_t count) {
+ADVKERN_INLINE Vec<acc_of<scalar_t>> load_part(const scalar_t* p, int64_t count, scalar_t fill = scalar_t(0)) {
   constexpr int lanes = kLanes<acc_of<scalar_t>>;
+  if (count >= lanes) return load(p);
   scalar_t part[lanes];
-  for (int k = 0; k < lanes; ++k) part[k] = k < count ? p[k] : scalar_t(0);
+  for (int k = 0; k < lanes; ++k) part[k] = k < count ? p[k] : fill;
   return load(part);
 }
 
@@ -99,6 +100,28 @@ ADVKERN_INLINE void store_part(scalar_t* p, Vec<acc_of<scalar_t>> v, int64_t cou
   for (int k = 0; k < lanes; ++k)
     if (k < count) p[k] = part[k];
 }
+
+#if ADVKERN_VECTOR_BYTES == 64
+// The same under a mask: what was stored element by element is not there yet for a load of a vector, which waits.
+ADVKERN_INLINE __mmask16 first_lanes(int64_t count) {
+  return count >= 16 ? __mmask16(-1) : __mmask16((1u << count) - 1);
+}
+
+ADVKERN_INLINE Vec<float> load_part(const float* p, int64_t count, float fill = 0) {
+  return bits_to<Vec<float>>(_mm512_mask_loadu_ps(bits_to<__m512>(Vec<float>{} + fill), first_lanes(count), p));
+}
+ADVKERN_INLINE Vec<double> load_part(const double* p, int64_t count, double fill = 0) {
+  const __mmask8 mask = __mmask8(first_lanes(count));
+  return bits_to<Vec<double>>(_mm512_mask_loadu_pd(bits_to<__m512d>(Vec<double>{} + fill), mask, p));
+}
+
+ADVKERN_INLINE void store_part(float* p, Vec<float> v, int64_t count) {
+  _mm512_mask_storeu_ps(p, first_lanes(count), bits_to<__m512>(v));
+}
+ADVKERN_INLINE void store_part(double* p, Vec<double> v, int64_t count) {
+  _mm512_mask_storeu_pd(p, __mmask8(first_lanes(count)), bits_to<__m512d>(v));
+}
+#endif
 
 // Lane k of the result is lane k + kBy, counted round.
 template <int kBy, typename acc_t>

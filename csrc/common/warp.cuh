@@ -23,4 +23,14 @@ __device__ acc_t sum_over_lanes(acc_t value, int low, int high) {
   return value;
 }
 
+// The greatest over the same lanes.
+template <typename acc_t>
+__device__ acc_t max_over_lanes(acc_t value, int low, int high) {
+  for (int offset = high / 2; offset >= low; offset /= 2) {
+    const acc_t other = __shfl_xor_sync(kAllLanes, value, offset);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
 }  // namespace advkern

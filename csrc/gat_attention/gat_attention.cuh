@@ -126,15 +126,6 @@ struct HeadLanes {
   }
 };
 
-template <typename acc_t>
-__device__ acc_t max_over_lanes(acc_t value, int low, int high) {
-  for (int offset = high / 2; offset >= low; offset /= 2) {
-    const acc_t other = __shfl_xor_sync(kAllLanes, value, offset);
-    value = other > value ? other : value;
-  }
-  return value;
-}
-
 // row_max and row_sum of short rows, and the same of chunks; a chunk's greatest score may be -inf.
 template <typename scalar_t, typename index_t>
 __global__ void __launch_bounds__(kGatThreads) gat_attention_stats_kernel(GatAttentionFwdArgs<scalar_t, index_t> a) {

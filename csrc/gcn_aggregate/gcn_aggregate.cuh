@@ -16,6 +16,8 @@
 
 namespace advkern {
 
+constexpr int64_t kRelu = 1, kElu = 2, kLogSoftmax = 3;  // places in the reference's ACTIVATIONS
+
 constexpr int kBlockWarps = 4;
 constexpr int kBlockThreads = kBlockWarps * kWarpSize;
 constexpr int kMinBlocks = 5;  // a multiprocessor: leaves registers enough for no spills
@@ -57,8 +59,8 @@ int64_t partial_width(int64_t channels) {
 
 template <typename acc_t>
 __device__ acc_t activate(acc_t v, int64_t activation) {
-  if (activation == 1) return v < 0 ? acc_t(0) : v;    // relu; NaN passes through
-  if (activation == 2) return v > 0 ? v : ::expm1(v);  // elu
+  if (activation == kRelu) return v < 0 ? acc_t(0) : v;  // NaN passes through
+  if (activation == kElu) return v > 0 ? v : ::expm1(v);
   return v;
 }
 
@@ -180,6 +182,28 @@ __global__ void __launch_bounds__(kJoinWarps* kWarpSize)
   }
 }
 
+// Rows of out become the logarithm of their softmax; a warp takes one.
+template <typename scalar_t>
+__global__ void __launch_bounds__(kBlockThreads)
+    gcn_aggregate_log_softmax_kernel(scalar_t* out, int64_t num_nodes, int64_t channels) {
+  using acc_t = acc_of<scalar_t>;
+  const int64_t row = int64_t(blockIdx.x) * kBlockWarps + int(threadIdx.x) / kWarpSize;
+  if (row >= num_nodes) return;  // the whole warp
+  scalar_t* const values = out + row * channels;
+  const int lane = int(threadIdx.x) % kWarpSize;
+  acc_t greatest = -INFINITY, sum = 0;
+  for (int64_t channel = lane; channel < channels; channel += kWarpSize) {
+    const acc_t value = acc_t(values[channel]);
+    greatest = value > greatest ? value : greatest;
+  }
+  greatest = max_over_lanes(greatest, 1, kWarpSize);
+  for (int64_t channel = lane; channel < channels; channel += kWarpSize)
+    sum += ::exp(acc_t(values[channel]) - greatest);
+  const acc_t log_sum = ::log(sum_over_lanes(sum, 1, kWarpSize));
+  for (int64_t channel = lane; channel < channels; channel += kWarpSize)
+    values[channel] = scalar_t(acc_t(values[channel]) - greatest - log_sum);
+}
+
 // dot[e] = <a[i], b[j]> for every stored entry e = (i, j): the derivative by the edge weights; NaN where an id or the
 // offsets are out of range. A warp takes 32 edges, whatever rows they lie in, some lanes an edge.
 template <bool kAligned, typename scalar_t, typename index_t>
@@ -253,7 +277,9 @@ cudaError_t launch_gcn_aggregate_fwd(const GcnAggregateFwdArgs<scalar_t, index_t
                      sizeof(acc_of<scalar_t>) * kJoinWarps * kWarpSize, stream, a, first, width);
     if (error != cudaSuccess) return error;
   }
-  return cudaSuccess;
+  if (a.activation != kLogSoftmax || a.num_nodes == 0 || a.channels == 0) return cudaSuccess;
+  return launch_blocks(gcn_aggregate_log_softmax_kernel<scalar_t>, blocks_for(a.num_nodes, kBlockWarps), kBlockThreads,
+                       stream, a.out, a.num_nodes, a.channels);
 }
 
 template <typename scalar_t, typename index_t>

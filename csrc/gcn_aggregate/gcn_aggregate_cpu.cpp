@@ -70,11 +70,35 @@ Tensor gcn_aggregate_fwd_cpu(const Tensor& rowptr, const Tensor& col, const Tens
         sizes.num_edges,
         sizes.channels,
         activation,
-        past_caches(out.data_ptr(), sizes.num_nodes, sizes.channels * out.element_size())};
+        activation != kLogSoftmax &&  // which reads them once more
+            past_caches(out.data_ptr(), sizes.num_nodes, sizes.channels * out.element_size())};
     for_each_block(rowptr, schedule, sizes,
                    [&](int64_t begin, int64_t end) { return ADVKERN_ON_ISA(gcn_aggregate_rows, args, begin, end); });
   });
   return out;
+}
+
+Tensor gcn_aggregate_activation_bwd_cpu(const Tensor& grad, const Tensor& out, int64_t activation) {
+  const int64_t rows = grad.dim() ? grad.size(0) : 0;
+  check_matrix(grad, "grad", rows, grad);
+  check_matrix(out, "out", rows, grad);
+  STD_TORCH_CHECK(out.size(1) == grad.size(1) && out.scalar_type() == grad.scalar_type(),
+                  "advkern: out must have grad's channels and type");
+  Tensor result = torch::stable::empty_like(grad);
+  advise_huge_pages(result.data_ptr(), size_t(result.numel()) * result.element_size());
+  const int64_t channels = grad.size(1);
+  dispatch_floats(grad.scalar_type(), [&](auto scalar) {
+    using scalar_t = decltype(scalar);
+    const GcnActivationBwdArgs<scalar_t> args{data<const scalar_t>(grad),
+                                              data<const scalar_t>(out),
+                                              data<scalar_t>(result),
+                                              channels,
+                                              activation,
+                                              past_caches(result.data_ptr(), rows, channels * result.element_size())};
+    parallel_for(0, rows, kGrainElements / (channels + 1) + 1,
+                 [&](int64_t begin, int64_t end) { ADVKERN_ON_ISA(activation_bwd_rows, args, begin, end); });
+  });
+  return result;
 }
 
 Tensor gcn_aggregate_edge_dot_cpu(const Tensor& rowptr, const Tensor& col, const Tensor& schedule, const Tensor& a,
@@ -102,5 +126,6 @@ Tensor gcn_aggregate_edge_dot_cpu(const Tensor& rowptr, const Tensor& col, const
 
 STABLE_TORCH_LIBRARY_IMPL(advkern, CPU, m) {
   m.impl("gcn_aggregate_fwd", TORCH_BOX(&advkern::gcn_aggregate_fwd_cpu));
+  m.impl("gcn_aggregate_activation_bwd", TORCH_BOX(&advkern::gcn_aggregate_activation_bwd_cpu));
   m.impl("gcn_aggregate_edge_dot", TORCH_BOX(&advkern::gcn_aggregate_edge_dot_cpu));
 }

@@ -7,6 +7,8 @@
 #define ADVKERN_GCN_AGGREGATE_CPU_H
 namespace advkern {
 
+constexpr int64_t kRelu = 1, kElu = 2, kLogSoftmax = 3;  // places in the reference's ACTIVATIONS
+
 template <typename scalar_t, typename index_t>
 struct GcnAggregateArgs {
   const int64_t* rowptr;              // [num_nodes + 1]
@@ -19,6 +21,15 @@ struct GcnAggregateArgs {
   scalar_t* out;                      // [num_nodes, channels]
   int64_t num_nodes, num_edges, channels, activation;
   bool stream = false;  // out goes past the caches: its rows are whole vectors
+};
+
+template <typename scalar_t>
+struct GcnActivationBwdArgs {
+  const scalar_t* grad;  // [num_nodes, channels]
+  const scalar_t* out;   // [num_nodes, channels], of the activation
+  scalar_t* result;      // [num_nodes, channels]: the gradient before the activation
+  int64_t channels, activation;
+  bool stream = false;  // result goes past the caches: its rows are whole vectors
 };
 
 template <typename scalar_t, typename index_t>
@@ -37,6 +48,7 @@ struct EdgeDotArgs {
 namespace advkern::ADVKERN_ISA {
 
 #include "common/vec.h"
+#include "common/vec_math.h"
 #include "common/vec_rows.h"
 #include "common/vec_stream.h"
 
@@ -59,8 +71,8 @@ ADVKERN_INLINE Vec<acc_t> relu(Vec<acc_t> v) {
 
 template <typename acc_t>
 ADVKERN_INLINE Vec<acc_t> activate(Vec<acc_t> v, int64_t activation) {
-  if (activation == 1) return relu<acc_t>(v);
-  if (activation == 2)  // elu
+  if (activation == kRelu) return relu<acc_t>(v);
+  if (activation == kElu)
     for (int k = 0; k < kLanes<acc_t>; ++k) v[k] = v[k] > 0 ? v[k] : ::expm1(v[k]);
   return v;
 }
@@ -90,7 +102,7 @@ static bool aggregate_tile(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t
   constexpr int lanes = kLanes<acc_t>;
   static constexpr ScatteredOrder<kVecs> order;
   const scalar_t* const limit = a.x + a.num_nodes * a.channels;
-  const bool simple = a.channels - first >= kVecs * lanes && a.activation != 2;
+  const bool simple = a.channels - first >= kVecs * lanes && a.activation <= kRelu;
   bool valid = true;
   for (int64_t row = begin; row < end; ++row) {
     const RowEdges edges = row_edges(a.rowptr, row, a.num_edges);
@@ -122,7 +134,7 @@ static bool aggregate_tile(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t
       for (int k = 0; k < kVecs; ++k) {
         if (a.row_scale) sum[k] *= a.row_scale[row];
         if (a.bias) sum[k] += load(a.bias + first + k * lanes);
-        if (a.activation) sum[k] = relu<acc_t>(sum[k]);
+        if (a.activation == kRelu) sum[k] = relu<acc_t>(sum[k]);
         put(target + k * lanes, sum[k], a.stream);
       }
     } else {
@@ -261,17 +273,72 @@ static bool aggregate_in_batches(const GcnAggregateArgs<scalar_t, index_t>& a, i
   return valid;
 }
 
+// Rows [begin, end) of out become the logarithm of their softmax, while the caches still hold them.
+template <typename scalar_t>
+static void log_softmax_rows(scalar_t* out, int64_t begin, int64_t end, int64_t channels) {
+  using acc_t = acc_of<scalar_t>;
+  constexpr int lanes = kLanes<acc_t>;
+  for (int64_t row = begin; row < end; ++row) {
+    scalar_t* const values = out + row * channels;
+    Vec<acc_t> greatest = Vec<acc_t>{} + acc_t(values[0]), total{};  // of a part of a vector, the rest takes values[0]
+    for (int64_t f = 0; f < channels; f += lanes) {
+      const Vec<acc_t> v = load_part(values + f, channels - f, values[0]);
+      greatest = greatest > v ? greatest : v;
+    }
+    const acc_t shift = max_lanes<acc_t>(greatest);
+    for (int64_t f = 0; f < channels; f += lanes)
+      total += exp_or_zero<acc_t>(load_part(values + f, channels - f, scalar_t(-INFINITY)) - shift);
+    const acc_t log_sum = std::log(sum_lanes<acc_t>(total));
+    for (int64_t f = 0; f < channels; f += lanes)
+      store_part(values + f, load_part(values + f, channels - f) - shift - log_sum, channels - f);
+  }
+}
+
 template <typename scalar_t, typename index_t>
 static bool gcn_aggregate_rows(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t begin, int64_t end) {
   constexpr int lanes = kLanes<acc_of<scalar_t>>;
+  bool valid = true;
   if (0 < a.channels && a.channels <= lanes) {
     const bool weighted = a.weight || a.col_scale;
-    return weighted ? aggregate_in_batches<true>(a, begin, end) : aggregate_in_batches<false>(a, begin, end);
+    valid = weighted ? aggregate_in_batches<true>(a, begin, end) : aggregate_in_batches<false>(a, begin, end);
+  } else {
+    for (int64_t first = 0; first < a.channels; first += kMaxVecs * lanes)
+      valid &= aggregate_vecs<kMaxVecs>(a, begin, end, first, (a.channels - first + lanes - 1) / lanes);
   }
-  bool valid = true;
-  for (int64_t first = 0; first < a.channels; first += kMaxVecs * lanes)
-    valid &= aggregate_vecs<kMaxVecs>(a, begin, end, first, (a.channels - first + lanes - 1) / lanes);
+  if (a.activation == kLogSoftmax && a.channels) log_softmax_rows(a.out, begin, end, a.channels);
   return valid;
+}
+
+// The gradient before the activation, of `total` = the sum of the row's gradients.
+template <typename acc_t>
+ADVKERN_INLINE Vec<acc_t> activate_backward(Vec<acc_t> grad, Vec<acc_t> out, acc_t total, int64_t activation) {
+  if (activation == kRelu) return out <= 0 ? Vec<acc_t>{} : grad;  // where out is NaN it passes through
+  if (activation == kElu) return grad * (out > 0 ? Vec<acc_t>{} + 1 : out + 1);
+  if (activation == kLogSoftmax) return grad - exp_or_zero<acc_t>(out) * total;
+  return grad;
+}
+
+template <typename scalar_t>
+static bool activation_bwd_rows(const GcnActivationBwdArgs<scalar_t>& a, int64_t begin, int64_t end) {
+  using acc_t = acc_of<scalar_t>;
+  constexpr int lanes = kLanes<acc_t>;
+  for (int64_t row = begin; row < end; ++row) {
+    const scalar_t *const grad = a.grad + row * a.channels, *const out = a.out + row * a.channels;
+    scalar_t* const result = a.result + row * a.channels;
+    Vec<acc_t> total{};
+    if (a.activation == kLogSoftmax)
+      for (int64_t f = 0; f < a.channels; f += lanes) total += load_part(grad + f, a.channels - f);
+    const acc_t sum = sum_lanes<acc_t>(total);
+    int64_t f = 0;
+    for (; f + lanes <= a.channels; f += lanes)
+      put(result + f, activate_backward<acc_t>(load(grad + f), load(out + f), sum, a.activation), a.stream);
+    if (const int64_t left = a.channels - f; left > 0)
+      store_part(result + f,
+                 activate_backward<acc_t>(load_part(grad + f, left), load_part(out + f, left), sum, a.activation),
+                 left);
+  }
+  if (a.stream) end_stream();
+  return true;
 }
 
 // dot[e] = <a[i], b[j]> for every stored entry e = (i, j): the derivative by the edge weights.

@@ -319,6 +319,16 @@ def test_hooks_see_inputs_outputs_and_gradients(make, directed, x):
 # -- copies and compilers ----------------------------------------------------------------------------------------
 
 
+def test_hook_on_the_last_layer_sees_what_the_softmax_is_taken_of(directed, x):
+    torch.manual_seed(0)
+    model = GCN(5, 8, 3).double().eval()
+    fused, seen = model(x, directed), []
+    model.layers[-1].register_forward_hook(lambda layer, args, out: seen.append(out))
+    hooked = model(x, directed)
+    torch.testing.assert_close(torch.log_softmax(seen[0], 1), hooked)
+    torch.testing.assert_close(fused, hooked)
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_model_is_copied_after_a_forward(copied, directed, x):
     model = GCN(5, 8, 3, normalize="sym", add_self_loops=True).double().eval()

@@ -23,6 +23,8 @@ CASES = {
     ),
     "sym_own_weights": ("weighted", 16, {"normalize": "sym"}),
     "row_bias_elu": ("power_law", 33, {"normalize": "row", "bias": True, "activation": "elu"}),
+    "row_bias_log_softmax": ("power_law", 40, {"normalize": "row", "bias": True, "activation": "log_softmax"}),
+    "log_softmax_of_several_tiles": ("uniform", 300, {"activation": "log_softmax"}),
     "row_weighted": ("uniform", 24, {"weighted": True, "normalize": "row"}),
     "several_tiles": ("uniform", 300, {"weighted": True, "normalize": "sym"}),
     "full_tile": ("uniform", 128, {"bias": True}),
@@ -37,6 +39,7 @@ CASES = {
     "one_node": ("one_node", 3, {"weighted": True}),
     "tiny": ("tiny", 3, {"weighted": True}),
     "tiny_sym": ("tiny", 2, {"weighted": True, "normalize": "sym", "bias": True, "activation": "elu"}),
+    "tiny_log_softmax": ("tiny", 3, {"weighted": True, "bias": True, "activation": "log_softmax"}),
     "tiny_row": ("tiny", 2, {"weighted": True, "normalize": "row"}),
     "tiny_isolated": ("tiny_isolated", 2, {"normalize": "sym", "bias": True}),
 }
@@ -102,7 +105,7 @@ class TestGcnAggregate(OpSuite):
     places = (*PLACES, EMULATED)
     case_names = tuple(CASES)
     compiled_case_names = ("plain", "sym_weighted_bias_relu", "sym_own_weights")
-    small_case_names = ("tiny", "tiny_sym", "tiny_row", "tiny_isolated")
+    small_case_names = ("tiny", "tiny_sym", "tiny_log_softmax", "tiny_row", "tiny_isolated")
 
     def case(self, name, index_dtype=torch.int32, size=0):
         kind, channels, options = CASES[name]
@@ -122,6 +125,9 @@ class TestGcnAggregate(OpSuite):
         bare = (*structure, x.detach(), None, None, None, None, 0)
         calls = [(op, args) for op in (fwd.default, fwd.torch) for args in (full, bare)]
         dots = (*structure, x.detach(), torch.randn(5, 4))
+        backward = torch.ops.advkern.gcn_aggregate_activation_bwd
+        pair = (torch.randn(5, 4), torch.log_softmax(torch.randn(5, 4), 1))
+        calls += [(op, (*pair, code)) for op in (backward.default, backward.torch) for code in (1, 2, 3)]
         return [*calls, (edge_dot.default, dots), (edge_dot.torch, dots)]
 
     def module(self):
@@ -413,3 +419,18 @@ def test_damaged_ends_of_rowptr_end_in_an_error(place, end, offset):
     overload = op.torch if place == "torch" else op.default
     with running_on(place), pytest.raises((RuntimeError, IndexError), match=r"graph is damaged"):
         overload(*structure, x, x)
+
+
+@pytest.mark.parametrize("channels", [1, 5, 16, 40, 300])
+@pytest.mark.parametrize("place", [*PLACES, EMULATED])
+def test_log_softmax_of_extreme_rows(place, channels):
+    """A row of great, of infinite and of missing numbers gives what torch makes of it."""
+    loops = torch.arange(7).expand(2, 7)  # each node is its own neighbour
+    x = torch.randn(7, channels, generator=torch.Generator().manual_seed(0))
+    x[1] += 1e4
+    x[2, -1] = 1e30
+    x[3, 0], x[4, -1], x[5, 0] = float("inf"), float("-inf"), float("nan")
+    x[6] = -1e38
+    with running_on(place):
+        out = gcn_aggregate(Graph.from_edge_index(loops), x, activation="log_softmax")
+    torch.testing.assert_close(out, torch.log_softmax(x, 1), equal_nan=True, rtol=1e-6, atol=1e-5)
