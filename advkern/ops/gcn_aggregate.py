@@ -17,9 +17,14 @@ from advkern.reference.gcn_aggregate import ACTIVATION_NAMES, accumulation_dtype
 _GRAPH = "Tensor rowptr, Tensor col, Tensor schedule"
 
 
+def _name_of(activation: int, least: int = 0) -> str | None:
+    if not least <= activation < len(ACTIVATION_NAMES):
+        raise RuntimeError(f"advkern: activation must lie in [{least}, {len(ACTIVATION_NAMES) - 1}], got {activation}")
+    return ACTIVATION_NAMES[activation]
+
+
 def _fwd_reference(rowptr, col, schedule, x, weight, row_scale, col_scale, bias, activation):
-    name = ACTIVATION_NAMES[activation]
-    return reference.gcn_aggregate(rowptr, col, x, weight, row_scale, col_scale, bias, name)
+    return reference.gcn_aggregate(rowptr, col, x, weight, row_scale, col_scale, bias, _name_of(activation))
 
 
 def _fwd_fake(rowptr, col, schedule, x, weight, row_scale, col_scale, bias, activation):
@@ -31,7 +36,7 @@ def _flops(rowptr, col, schedule, x, *rest, **options):
 
 
 def _activation_bwd_reference(grad, out, activation):
-    return reference.activation_backward(grad, out, ACTIVATION_NAMES[activation])
+    return reference.activation_backward(grad, out, _name_of(activation, least=1))
 
 
 def _activation_bwd_fake(grad, out, activation):
@@ -90,7 +95,8 @@ class _Adjacency(NamedTuple):
 
 
 # The aggregation and the edge dot product are each other's derivatives, so two Functions, each calling the
-# other, give derivatives of every order, and every order runs on the kernels.
+# other, give derivatives of every order, and every order runs on the kernels. (An activation's gradient does so
+# where no further derivative is asked for.)
 
 
 class GcnAggregateFunction(torch.autograd.Function):
@@ -267,7 +273,8 @@ def gcn_aggregate(
         weight: edge weights in the order in which the edges were given, in place of the graph's own.
         normalize: None, "sym" or "row".
         bias: added to each row.
-        activation: None, "relu", "elu" or "log_softmax" (over a row's channels).
+        activation: None, "relu", "elu" or "log_softmax" (over a row's channels; of half types, of the row as it is
+            stored in that type).
 
     A graph that was damaged after its construction, with ids or offsets out of range, is a RuntimeError on the CPU. On
     CUDA, where an error would need a synchronisation, the rows concerned are NaN; nothing foreign is read.

@@ -42,7 +42,7 @@ def gcn_aggregate(
 
 
 def activation_backward(grad: Tensor, out: Tensor, activation: str | None) -> Tensor:
-    """``[num_nodes, channels]``: the gradient before the activation, of the one after it and the activation's result."""
+    """The gradient before the activation, of the one after it and the result, all ``[num_nodes, channels]``."""
     if activation == "relu":
         return torch.ops.aten.threshold_backward(grad, out, 0)  # in one pass, unlike a mask
     if activation == "elu":

@@ -10,6 +10,8 @@
 
 namespace advkern {
 
+constexpr int64_t kGrainElements = 1 << 16;  // elements below which a second thread costs more than it saves
+
 // True in a forked child: the pool's threads stayed in the parent, and waiting for them would never end.
 inline bool in_forked_child = false;
 #if defined(__unix__) || defined(__APPLE__)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Vectors of the accumulation type, loaded from and stored to any of the four scalar types. Included inside a
 // kernel's ISA namespace, hence no guard. The arithmetic is the compilers' vector extension, which compiles to
-// AVX-512, AVX2, SSE2 or NEON alike; intrinsics appear only where the extension has no word (half precision).
+// AVX-512, AVX2, SSE2 or NEON alike; intrinsics appear only where the extension has no word (half precision, masks).
 
 #define ADVKERN_INLINE static inline __attribute__((always_inline))
 
@@ -102,7 +102,7 @@ ADVKERN_INLINE void store_part(scalar_t* p, Vec<acc_of<scalar_t>> v, int64_t cou
 }
 
 #if ADVKERN_VECTOR_BYTES == 64
-// The same under a mask: what was stored element by element is not there yet for a load of a vector, which waits.
+// The same under a mask: the load of a vector waits where its elements were just stored one by one.
 ADVKERN_INLINE __mmask16 first_lanes(int64_t count) {
   return count >= 16 ? __mmask16(-1) : __mmask16((1u << count) - 1);
 }

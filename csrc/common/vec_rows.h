@@ -16,8 +16,15 @@ ADVKERN_INLINE RowEdges row_edges(const int64_t* rowptr, int64_t row, int64_t nu
   return {begin, end, true};
 }
 
+// What stands `ahead` edges after edge e, or at the last one.
+template <typename index_t>
+ADVKERN_INLINE uint64_t id_ahead(const index_t* ids, int64_t e, int64_t num_edges, int ahead = kAhead) {
+  return uint64_t(ids[e + ahead < num_edges ? e + ahead : num_edges - 1]);
+}
+
 // An order in which to load the kCount vectors of a gathered row. Read from end to end, a row looks like a stream to
-// the processor, which fetches what lies behind it, in vain: a step just over the half hides that.
+// the processor, which fetches what lies behind it, in vain. The step is the least above the half that has no divisor
+// in common with kCount: of 2, 4 and 6 vectors it goes backwards from the first.
 template <int kCount>
 struct ScatteredOrder {
   int at[kCount] = {};

@@ -29,7 +29,7 @@ inline GatSizes check_gat(const Tensor& rowptr, const Tensor& col, const Tensor&
   STD_TORCH_CHECK(h.device() == rowptr.device(), "advkern: h must be on the device of the others");
   check_matrix(score_dst, "score_dst", sizes.num_nodes, rowptr);
   STD_TORCH_CHECK(score_dst.size(1) == sizes.heads && score_dst.scalar_type() == acc_type(h),
-                  "advkern: score_dst must ", "have ", sizes.heads, " heads and type ", acc_type(h), ", got ",
+                  "advkern: score_dst must have ", sizes.heads, " heads and type ", acc_type(h), ", got ",
                   score_dst.size(1), " and ", score_dst.scalar_type());
   check_like(score_src, "score_src", score_dst);
   STD_TORCH_CHECK(0 <= threshold && threshold <= int64_t(1) << 32, "advkern: threshold must lie in [0, 2^32], got ",

@@ -5,6 +5,7 @@
 
 #include "common/check.h"
 #include "common/dispatch.h"
+#include "common/fresh.h"
 #include "common/isa.h"
 #include "common/memory.h"
 #include "common/parallel.h"
@@ -15,8 +16,6 @@
 
 namespace advkern {
 namespace {
-
-constexpr int64_t kGrainElements = 1 << 16;  // feature elements below which a second thread costs more than it saves
 
 // The blocks of rows into which a CPU schedule splits a graph.
 class Blocks {
@@ -69,11 +68,6 @@ class Blocks {
   int64_t count_;
 };
 
-Tensor with_huge_pages(Tensor fresh) {
-  advise_huge_pages(fresh.data_ptr(), size_t(fresh.numel()) * fresh.element_size());
-  return fresh;
-}
-
 bool goes_past_caches(const Tensor& features, const GatSizes& sizes) {
   return past_caches(features.data_ptr(), sizes.num_nodes, sizes.heads * sizes.channels * features.element_size());
 }
@@ -91,9 +85,9 @@ std::tuple<Tensor, Tensor, Tensor> gat_attention_fwd_cpu(const Tensor& rowptr, c
   const GatSizes sizes = check_gat(rowptr, col, h, score_dst, score_src, seed, threshold);
   check_gat_bias(sizes, bias, h);
   const Blocks blocks(rowptr, schedule, sizes);
-  Tensor out = with_huge_pages(torch::stable::empty_like(h));
-  Tensor row_max = with_huge_pages(torch::stable::empty_like(score_dst)),
-         row_sum = with_huge_pages(torch::stable::empty_like(score_dst));
+  Tensor out = in_huge_pages(torch::stable::empty_like(h));
+  Tensor row_max = in_huge_pages(torch::stable::empty_like(score_dst)),
+         row_sum = in_huge_pages(torch::stable::empty_like(score_dst));
   dispatch(h.scalar_type(), col.scalar_type(), [&](auto scalar, auto index) {
     using scalar_t = decltype(scalar);
     using index_t = decltype(index);
@@ -129,11 +123,11 @@ std::tuple<Tensor, Tensor, Tensor> gat_attention_bwd_cpu(
   const GatSizes sizes = check_gat(rowptr_t, col_t, h, score_dst, score_src, seed, threshold);
   check_gat_backward(sizes, rowptr, perm, h, score_dst, out, row_max, row_sum, grad, grad_sum);
   const Blocks rows(rowptr, schedule, sizes), sources(rowptr_t, schedule_t, sizes);
-  Tensor grad_h = with_huge_pages(torch::stable::empty_like(h));
-  Tensor grad_dst = with_huge_pages(torch::stable::empty_like(score_dst));
-  Tensor grad_src = with_huge_pages(torch::stable::empty_like(score_dst));
-  const Tensor node = with_huge_pages(torch::stable::new_empty(score_dst, {sizes.num_nodes, kNodeValues, sizes.heads}));
-  const Tensor grad_score = with_huge_pages(torch::stable::new_empty(score_dst, {sizes.num_edges, sizes.heads}));
+  Tensor grad_h = in_huge_pages(torch::stable::empty_like(h));
+  Tensor grad_dst = in_huge_pages(torch::stable::empty_like(score_dst));
+  Tensor grad_src = in_huge_pages(torch::stable::empty_like(score_dst));
+  const Tensor node = in_huge_pages(torch::stable::new_empty(score_dst, {sizes.num_nodes, kNodeValues, sizes.heads}));
+  const Tensor grad_score = in_huge_pages(torch::stable::new_empty(score_dst, {sizes.num_edges, sizes.heads}));
   dispatch(h.scalar_type(), col_t.scalar_type(), [&](auto scalar, auto index) {
     using scalar_t = decltype(scalar);
     using index_t = decltype(index);

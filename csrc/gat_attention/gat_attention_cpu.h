@@ -143,12 +143,10 @@ template <typename scalar_t, typename index_t, typename acc_t>
 ADVKERN_INLINE bool read_ids(const index_t* col, RowEdges edges, int64_t num_nodes, int64_t num_edges,
                              const acc_t* scores, int64_t scores_width, const scalar_t* x, const GatScratch<acc_t>& s) {
   bool valid = edges.valid;
-  const int64_t last = num_edges - 1;
   for (int64_t e = edges.begin; e < edges.end; ++e) {
-    const uint64_t later = uint64_t(col[e + kScoresAhead < last ? e + kScoresAhead : last]);
+    const uint64_t later = id_ahead(col, e, num_edges, kScoresAhead);
     prefetch(scores, later * uint64_t(scores_width), scores_width * int64_t(sizeof(acc_t)));
-    const uint64_t ahead = uint64_t(col[e + kAhead < last ? e + kAhead : last]);
-    prefetch(x, ahead * uint64_t(s.width), s.width * int64_t(sizeof(scalar_t)));
+    prefetch(x, id_ahead(col, e, num_edges) * uint64_t(s.width), s.width * int64_t(sizeof(scalar_t)));
     const int64_t id = col[e];
     const bool inside = uint64_t(id) < uint64_t(num_nodes);
     s.ids[e - edges.begin] = inside ? id : 0;
@@ -482,8 +480,8 @@ static bool source_row(const GatAttentionBwdArgs<scalar_t, index_t>& a, const Ga
   const int64_t count = edges.end - edges.begin, all = a.num_nodes * s.width;
   bool valid = read_ids(a.col_t, edges, a.num_nodes, a.num_edges, a.node, kNodeValues * a.heads, a.grad, s);
   for (int64_t e = edges.begin; e < edges.end; ++e) {
-    const int64_t later = e + kScoresAhead < a.num_edges ? e + kScoresAhead : a.num_edges - 1;
-    __builtin_prefetch(a.grad_score + uint64_t(a.perm[later]) * uint64_t(a.heads), kWrite, kSecondLevel);
+    const uint64_t later = id_ahead(a.perm, e, a.num_edges, kScoresAhead);
+    __builtin_prefetch(a.grad_score + later * uint64_t(a.heads), kWrite, kSecondLevel);
   }
   source_weights<kHeads>(a, s, j, count);
   if (a.dropout.threshold) drop(s, a.dropout, count, s.kept, [&](int64_t k) { return a.perm[edges.begin + k]; });

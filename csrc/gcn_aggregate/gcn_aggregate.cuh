@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // out[i] = act(s_i * sum_{e in row i} w_e c_j x[j] + b),  j = col[e].
-// A warp sums one row, or one chunk of a row of more than kChunkEdges edges; a second pass adds the chunks.
+// A warp sums one row, or one chunk of a row of more than kChunkEdges edges; a second pass adds the chunks. log_softmax
+// is one more pass over the finished rows.
 // Nothing is read outside of the arrays: an id out of range makes its row NaN, and so do offsets that do not ascend
 // and a list of chunks that does not fit them. (Telling the host would need a synchronisation.)
 #pragma once
@@ -13,10 +14,9 @@
 #include "common/row_tile.cuh"
 #include "common/types.h"
 #include "common/warp.cuh"
+#include "gcn_aggregate/gcn_aggregate_activation.h"
 
 namespace advkern {
-
-constexpr int64_t kRelu = 1, kElu = 2, kLogSoftmax = 3;  // places in the reference's ACTIVATIONS
 
 constexpr int kBlockWarps = 4;
 constexpr int kBlockThreads = kBlockWarps * kWarpSize;

@@ -4,17 +4,17 @@
 
 #include "common/check.h"
 #include "common/dispatch.h"
+#include "common/fresh.h"
 #include "common/isa.h"
 #include "common/memory.h"
 #include "common/parallel.h"
+#include "gcn_aggregate/gcn_aggregate_activation.h"
 
 #define ADVKERN_KERNEL "gcn_aggregate/gcn_aggregate_cpu.h"
 #include "common/for_each_isa.h"
 
 namespace advkern {
 namespace {
-
-constexpr int64_t kGrainElements = 1 << 16;  // feature elements below which a second thread costs more than it saves
 
 // Runs rows(begin, end) over the blocks of the schedule, split among torch's threads.
 template <typename Rows>
@@ -50,9 +50,10 @@ Tensor gcn_aggregate_fwd_cpu(const Tensor& rowptr, const Tensor& col, const Tens
   if (row_scale) check_vector(*row_scale, "row_scale", sizes.num_nodes, acc, rowptr);
   if (col_scale) check_vector(*col_scale, "col_scale", sizes.num_nodes, acc, rowptr);
   if (bias) check_vector(*bias, "bias", sizes.channels, acc, rowptr);
+  STD_TORCH_CHECK(kNone <= activation && activation <= kLogSoftmax, "advkern: activation must lie in [", kNone, ", ",
+                  kLogSoftmax, "], got ", activation);
 
-  Tensor out = torch::stable::empty_like(x);
-  advise_huge_pages(out.data_ptr(), size_t(out.numel()) * out.element_size());
+  Tensor out = in_huge_pages(torch::stable::empty_like(x));
   dispatch(x.scalar_type(), col.scalar_type(), [&](auto scalar, auto index) {
     using scalar_t = decltype(scalar);
     using index_t = decltype(index);
@@ -84,8 +85,9 @@ Tensor gcn_aggregate_activation_bwd_cpu(const Tensor& grad, const Tensor& out, i
   check_matrix(out, "out", rows, grad);
   STD_TORCH_CHECK(out.size(1) == grad.size(1) && out.scalar_type() == grad.scalar_type(),
                   "advkern: out must have grad's channels and type");
-  Tensor result = torch::stable::empty_like(grad);
-  advise_huge_pages(result.data_ptr(), size_t(result.numel()) * result.element_size());
+  STD_TORCH_CHECK(kRelu <= activation && activation <= kLogSoftmax, "advkern: activation must lie in [", kRelu, ", ",
+                  kLogSoftmax, "], got ", activation);
+  Tensor result = in_huge_pages(torch::stable::empty_like(grad));
   const int64_t channels = grad.size(1);
   dispatch_floats(grad.scalar_type(), [&](auto scalar) {
     using scalar_t = decltype(scalar);

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT
 // out[i] = act(s_i * sum_{e in row i} w_e c_j x[j] + b),  j = col[e].
 // A row at a time, its sums in registers over a tile of up to kMaxVecs vectors of features; features of one vector
-// go by in batches of rows. The rows that later edges will need are prefetched. Torch-free; included once per
-// instruction set by common/for_each_isa.h.
+// go by in batches of rows. The rows that later edges will need are prefetched. log_softmax is one more pass over the
+// finished rows; the gradient of an activation is a kernel of its own. Torch-free; included once per instruction set by
+// common/for_each_isa.h, after gcn_aggregate_activation.h.
 #ifndef ADVKERN_GCN_AGGREGATE_CPU_H
 #define ADVKERN_GCN_AGGREGATE_CPU_H
 namespace advkern {
-
-constexpr int64_t kRelu = 1, kElu = 2, kLogSoftmax = 3;  // places in the reference's ACTIVATIONS
 
 template <typename scalar_t, typename index_t>
 struct GcnAggregateArgs {
@@ -58,12 +57,6 @@ constexpr int kBatchEdges = 512;
 constexpr int kNarrowAhead = 64;           // edges between a prefetch and its use where a row is a line or two
 constexpr int64_t kCachedBytes = 2 << 20;  // of features, which then need no prefetch
 
-// The id whose row will be needed `ahead` edges after edge e.
-template <typename index_t>
-ADVKERN_INLINE uint64_t id_ahead(const index_t* col, int64_t e, int64_t num_edges, int ahead = kAhead) {
-  return uint64_t(col[e + ahead < num_edges ? e + ahead : num_edges - 1]);
-}
-
 template <typename acc_t>
 ADVKERN_INLINE Vec<acc_t> relu(Vec<acc_t> v) {
   return v < 0 ? Vec<acc_t>{} : v;  // NaN passes through
@@ -102,7 +95,7 @@ static bool aggregate_tile(const GcnAggregateArgs<scalar_t, index_t>& a, int64_t
   constexpr int lanes = kLanes<acc_t>;
   static constexpr ScatteredOrder<kVecs> order;
   const scalar_t* const limit = a.x + a.num_nodes * a.channels;
-  const bool simple = a.channels - first >= kVecs * lanes && a.activation <= kRelu;
+  const bool simple = a.channels - first >= kVecs * lanes && a.activation != kElu;
   bool valid = true;
   for (int64_t row = begin; row < end; ++row) {
     const RowEdges edges = row_edges(a.rowptr, row, a.num_edges);
@@ -288,7 +281,7 @@ static void log_softmax_rows(scalar_t* out, int64_t begin, int64_t end, int64_t 
     const acc_t shift = max_lanes<acc_t>(greatest);
     for (int64_t f = 0; f < channels; f += lanes)
       total += exp_or_zero<acc_t>(load_part(values + f, channels - f, scalar_t(-INFINITY)) - shift);
-    const acc_t log_sum = std::log(sum_lanes<acc_t>(total));
+    const acc_t log_sum = acc_t(::log(double(sum_lanes<acc_t>(total))));
     for (int64_t f = 0; f < channels; f += lanes)
       store_part(values + f, load_part(values + f, channels - f) - shift - log_sum, channels - f);
   }
@@ -319,7 +312,7 @@ ADVKERN_INLINE Vec<acc_t> activate_backward(Vec<acc_t> grad, Vec<acc_t> out, acc
 }
 
 template <typename scalar_t>
-static bool activation_bwd_rows(const GcnActivationBwdArgs<scalar_t>& a, int64_t begin, int64_t end) {
+static void activation_bwd_rows(const GcnActivationBwdArgs<scalar_t>& a, int64_t begin, int64_t end) {
   using acc_t = acc_of<scalar_t>;
   constexpr int lanes = kLanes<acc_t>;
   for (int64_t row = begin; row < end; ++row) {
@@ -338,7 +331,6 @@ static bool activation_bwd_rows(const GcnActivationBwdArgs<scalar_t>& a, int64_t
                  left);
   }
   if (a.stream) end_stream();
-  return true;
 }
 
 // dot[e] = <a[i], b[j]> for every stored entry e = (i, j): the derivative by the edge weights.

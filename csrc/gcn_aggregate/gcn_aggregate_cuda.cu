@@ -20,6 +20,8 @@ Tensor gcn_aggregate_fwd_cuda(const Tensor& rowptr, const Tensor& col, const Ten
   if (row_scale) check_vector(*row_scale, "row_scale", sizes.num_nodes, acc, rowptr);
   if (col_scale) check_vector(*col_scale, "col_scale", sizes.num_nodes, acc, rowptr);
   if (bias) check_vector(*bias, "bias", sizes.channels, acc, rowptr);
+  STD_TORCH_CHECK(kNone <= activation && activation <= kLogSoftmax, "advkern: activation must lie in [", kNone, ", ",
+                  kLogSoftmax, "], got ", activation);
 
   const OnDeviceOf device(x);
   Tensor out = torch::stable::empty_like(x);

@@ -2,6 +2,7 @@
 // CPU glue of linear: check, allocate, pick type and instruction set, split the rows among torch's threads.
 #include "common/check.h"
 #include "common/dispatch.h"
+#include "common/fresh.h"
 #include "common/isa.h"
 #include "common/memory.h"
 #include "common/parallel.h"
@@ -30,8 +31,7 @@ Tensor linear_fwd_cpu(const Tensor& x, const Tensor& weight_in, const std::optio
   const Tensor weight = usable ? weight_in : torch::stable::contiguous(weight_in);
   const int64_t rows = x.size(0), in = x.size(1), out = weight.size(0);
   if (bias) check_vector(*bias, "bias", out, x.scalar_type(), x);
-  Tensor y = torch::stable::new_empty(x, {rows, out});
-  advise_huge_pages(y.data_ptr(), size_t(y.numel()) * y.element_size());
+  Tensor y = in_huge_pages(torch::stable::new_empty(x, {rows, out}));
   dispatch_floats(x.scalar_type(), [&](auto scalar) {
     using scalar_t = decltype(scalar);
     using acc_t = acc_of<scalar_t>;
@@ -61,8 +61,7 @@ Tensor linear_bwd_weight_cpu(const Tensor& grad, const Tensor& x) {
   check_matrix(x, "x", grad.size(0), grad);
   check_like(grad, "grad", x);
   const int64_t rows = x.size(0), in = x.size(1), out = grad.size(1);
-  Tensor grad_weight = torch::stable::new_empty(x, {out, in});
-  advise_huge_pages(grad_weight.data_ptr(), size_t(grad_weight.numel()) * grad_weight.element_size());
+  Tensor grad_weight = in_huge_pages(torch::stable::new_empty(x, {out, in}));
   dispatch_floats(x.scalar_type(), [&](auto scalar) {
     using scalar_t = decltype(scalar);
     using acc_t = acc_of<scalar_t>;

@@ -8,6 +8,7 @@
 
 #include "common/check.h"
 #include "common/dispatch.h"
+#include "common/fresh.h"
 #include "common/isa.h"
 #include "common/memory.h"
 #include "common/parallel.h"
@@ -19,10 +20,9 @@
 namespace advkern {
 namespace {
 
-constexpr int64_t kGrainWork = 1 << 16;  // multiplications below which a second thread costs more than it saves
-constexpr int64_t kMaxGroups = 64;       // whose sums are added in order: more than there are threads, mostly
-constexpr int64_t kMaxSums = 16 << 20;   // scalars of all groups' sums, where fewer groups do not go below 8
-constexpr int64_t kGrainElements = 1 << 16;
+constexpr int64_t kGrainWork = 1 << 16;    // multiplications below which a second thread costs more than it saves
+constexpr int64_t kMaxGroups = 64;         // whose sums are added in order: more than there are threads, mostly
+constexpr int64_t kMaxSums = 16 << 20;     // scalars of all groups' sums, where fewer groups do not go below 8
 constexpr int64_t kStreamBytes = 8 << 20;  // of a state: no cache that a core has to itself keeps it until it is read
 constexpr int64_t kDotChunk = 1 << 14;     // elements of a partial sum, whatever the threads
 
@@ -105,9 +105,8 @@ std::tuple<Tensor, Tensor> rk4_fwd_cpu(const Tensor& y, const Tensor& weight1, c
   const Rk4Tensors tensors{y, weight1, bias1, weight2, bias2, h};
   const Rk4Sizes sizes = check_rk4(tensors, save_at, tableau);
   const int64_t kept = every > 0 ? (sizes.steps + every - 1) / every : 0;
-  Tensor out = torch::stable::new_empty(y, {int64_t(save_at.size()), sizes.samples, sizes.dim});
-  Tensor checkpoints = torch::stable::new_empty(y, {kept, sizes.samples, sizes.dim});
-  for (const Tensor* t : {&out, &checkpoints}) advise_huge_pages(t->data_ptr(), size_t(t->numel()) * t->element_size());
+  Tensor out = in_huge_pages(torch::stable::new_empty(y, {int64_t(save_at.size()), sizes.samples, sizes.dim}));
+  Tensor checkpoints = in_huge_pages(torch::stable::new_empty(y, {kept, sizes.samples, sizes.dim}));
   dispatch_type(y, [&](auto scalar) {
     using acc_t = decltype(scalar);
     const Call<acc_t> call(tensors, save_at, tableau, every, sizes);
@@ -220,8 +219,7 @@ Tensor rk4_combine_cpu(const Tensor& y, const std::vector<double>& factor, const
                        const std::optional<Tensor>& k2, const std::optional<Tensor>& k3,
                        const std::optional<Tensor>& k4) {
   const auto stages = check_stages(y, factor, k1, k2, k3, k4);
-  Tensor out = torch::stable::empty_like(y);
-  advise_huge_pages(out.data_ptr(), size_t(out.numel()) * out.element_size());
+  Tensor out = in_huge_pages(torch::stable::empty_like(y));
   dispatch_floats(y.scalar_type(), [&](auto scalar) {
     auto args = combine_args<decltype(scalar)>(y, stages, factor);
     args.out = data<decltype(scalar)>(out);
@@ -237,8 +235,7 @@ Tensor rk4_scale_cpu(const Tensor& grad, const std::vector<double>& factor) {
                   "advkern: grad must be contiguous and factor hold 1 to ", kMostStages, " numbers");
   std::vector<int64_t> shape{int64_t(factor.size())};
   for (int64_t d = 0; d < grad.dim(); ++d) shape.push_back(grad.size(d));
-  Tensor out = torch::stable::new_empty(grad, shape);
-  advise_huge_pages(out.data_ptr(), size_t(out.numel()) * out.element_size());
+  Tensor out = in_huge_pages(torch::stable::new_empty(grad, shape));
   dispatch_floats(grad.scalar_type(), [&](auto scalar) {
     using scalar_t = decltype(scalar);
     Rk4ScaleArgs<scalar_t> args{data<const scalar_t>(grad), {}, data<scalar_t>(out), grad.numel(), int(factor.size())};

@@ -4,6 +4,7 @@
 
 #include "common/check.h"
 #include "common/dispatch.h"
+#include "common/fresh.h"
 #include "common/isa.h"
 #include "common/memory.h"
 #include "common/parallel.h"
@@ -79,10 +80,9 @@ std::tuple<Tensor, Tensor> vit_attention_fwd_cpu(const Tensor& q_in, const Tenso
                                                  double scale, double dropout, bool with_lse) {
   const Tensor q = with_unit_stride(q_in), k = with_unit_stride(k_in), v = with_unit_stride(v_in);
   const int64_t batch = q.size(0), length = q.size(1), heads = q.size(2), dim = q.size(3);
-  Tensor out = torch::stable::new_empty(q, {batch, length, heads, dim});
+  Tensor out = in_huge_pages(torch::stable::new_empty(q, {batch, length, heads, dim}));
   Tensor lse = with_lse ? torch::stable::new_empty(q, {batch, heads, length}, acc_type(q))
                         : torch::stable::new_empty(q, {0}, acc_type(q));
-  advise_huge_pages(out.data_ptr(), size_t(out.numel()) * out.element_size());
   dispatch_floats(q.scalar_type(), [&](auto scalar) {
     using scalar_t = decltype(scalar);
     using acc_t = acc_of<scalar_t>;
@@ -112,8 +112,7 @@ Tensor vit_attention_bwd_cpu(const Tensor& q_in, const Tensor& k_in, const Tenso
   check_rows(lse, "lse", q);
   if (grad_lse) check_rows(*grad_lse, "grad_lse", q);
   const int64_t batch = q.size(0), length = q.size(1), heads = q.size(2), dim = q.size(3);
-  Tensor grad = torch::stable::new_empty(q, {batch, length, 3, heads, dim});
-  advise_huge_pages(grad.data_ptr(), size_t(grad.numel()) * grad.element_size());
+  Tensor grad = in_huge_pages(torch::stable::new_empty(q, {batch, length, 3, heads, dim}));
   dispatch_floats(q.scalar_type(), [&](auto scalar) {
     using scalar_t = decltype(scalar);
     using acc_t = acc_of<scalar_t>;

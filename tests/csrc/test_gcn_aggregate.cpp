@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/isa.h"
+#include "gcn_aggregate/gcn_aggregate_activation.h"
 
 #define ADVKERN_KERNEL "gcn_aggregate/gcn_aggregate_cpu.h"
 #include "common/for_each_isa.h"
@@ -60,7 +61,7 @@ double error_in_eps(const Problem& p, bool weighted, std::mt19937& random) {
                                                           p.num_nodes,
                                                           int64_t(p.col.size()),
                                                           p.channels,
-                                                          1};
+                                                          advkern::kRelu};
   using namespace advkern;
   if (!ADVKERN_ON_ISA(gcn_aggregate_rows, args, 0, p.num_nodes)) return INFINITY;
 
@@ -97,6 +98,60 @@ int check(const char* type) {
   return failures;
 }
 
+// The largest error of an activation's gradient, and of log_softmax of rows of `channels`, in eps of the largest entry.
+template <typename scalar_t>
+double activation_error_in_eps(int64_t channels, int64_t activation, std::mt19937& random) {
+  constexpr int64_t rows = 9;
+  const size_t count = size_t(rows * channels);
+  const auto grad = random_values<scalar_t>(count, random), x = random_values<scalar_t>(count, random);
+  std::vector<scalar_t> out = x, result(count);
+  using namespace advkern;
+  if (activation == kLogSoftmax) {
+    const std::vector<int64_t> rowptr(size_t(rows + 1));  // no edges: what is left is the bias
+    const std::vector<acc_of<scalar_t>> bias(x.begin(), x.begin() + channels);
+    const GcnAggregateArgs<scalar_t, int32_t> args{rowptr.data(), nullptr,    x.data(), nullptr, nullptr,  nullptr,
+                                                   bias.data(),   out.data(), rows,     0,       channels, activation};
+    if (!ADVKERN_ON_ISA(gcn_aggregate_rows, args, 0, rows)) return INFINITY;
+  }
+  const GcnActivationBwdArgs<scalar_t> args{grad.data(), out.data(), result.data(), channels, activation};
+  ADVKERN_ON_ISA(activation_bwd_rows, args, 0, rows);
+
+  double worst = 0, exp_sum = 0;
+  for (int64_t f = 0; f < channels; ++f) exp_sum += std::exp(double(x[size_t(f)]));
+  for (int64_t i = 0; i < rows; ++i) {
+    double total = 0;
+    for (int64_t f = 0; f < channels; ++f) total += double(grad[size_t(i * channels + f)]);
+    for (int64_t f = 0; f < channels; ++f) {
+      const size_t at = size_t(i * channels + f);
+      const double g = double(grad[at]), y = double(out[at]);
+      const double exact = activation == kRelu  ? (y > 0 ? g : 0)
+                           : activation == kElu ? g * (y > 0 ? 1 : y + 1)
+                                                : g - std::exp(y) * total;
+      worst = std::max(worst, std::abs(double(result[at]) - exact) / (1 + std::abs(g) + std::abs(total)));
+      if (activation == kLogSoftmax) {
+        const double log_probability = double(x[size_t(f)]) - std::log(exp_sum);
+        worst = std::max(worst, std::abs(y - log_probability) / (1 + std::abs(log_probability)));
+      }
+    }
+  }
+  return worst / double(std::numeric_limits<scalar_t>::epsilon());
+}
+
+template <typename scalar_t>
+int check_activations(const char* type) {
+  int failures = 0;
+  std::mt19937 random(0);
+  for (int64_t channels : {1, 2, 4, 5, 8, 16, 31, 64, 129, 300})
+    for (const int64_t activation : {advkern::kRelu, advkern::kElu, advkern::kLogSoftmax}) {
+      const double error = activation_error_in_eps<scalar_t>(channels, activation, random);
+      if (error < 4) continue;
+      std::printf("%s %s, %d channels, activation %d: error of %g eps\n", advkern::isa_name(advkern::current_isa()),
+                  type, int(channels), int(activation), error);
+      ++failures;
+    }
+  return failures;
+}
+
 int check_bad_id_is_noticed() {
   const std::vector<int64_t> rowptr{0, 2};
   const std::vector<int32_t> col{0, 7};
@@ -118,6 +173,8 @@ int main() {
     advkern::current_isa() = advkern::Isa(isa);
     failures += check<float>("float32") + check<double>("float64") + check<advkern::Half>("float16") +
                 check<advkern::BFloat16>("bfloat16") + check_bad_id_is_noticed();
+    failures += check_activations<float>("float32") + check_activations<double>("float64") +
+                check_activations<advkern::Half>("float16") + check_activations<advkern::BFloat16>("bfloat16");
   }
   std::printf("%d failures\n", failures);
   return failures ? 1 : 0;

@@ -316,9 +316,6 @@ def test_hooks_see_inputs_outputs_and_gradients(make, directed, x):
     assert torch.equal(seen["grad_in"][0], x.grad)
 
 
-# -- copies and compilers ----------------------------------------------------------------------------------------
-
-
 def test_hook_on_the_last_layer_sees_what_the_softmax_is_taken_of(directed, x):
     torch.manual_seed(0)
     model = GCN(5, 8, 3).double().eval()
@@ -327,6 +324,39 @@ def test_hook_on_the_last_layer_sees_what_the_softmax_is_taken_of(directed, x):
     hooked = model(x, directed)
     torch.testing.assert_close(torch.log_softmax(seen[0], 1), hooked)
     torch.testing.assert_close(fused, hooked)
+
+
+@pytest.mark.parametrize("own", ["activation", "forward", "class"])
+def test_last_layer_of_ones_own_is_called(own, directed, x):
+    model = GCN(5, 8, 3).double().eval()
+    layer = model.layers[-1]
+    if own == "activation":
+        layer.activation = "relu"
+    elif own == "forward":
+        layer.forward = lambda x, adj: torch.relu(GraphConvolutionLayer.forward(layer, x, adj))
+    else:
+        layer.__class__ = type(
+            "Own",
+            (GraphConvolutionLayer,),
+            {"forward": lambda self, x, adj: torch.relu(super(type(self), self).forward(x, adj))},
+        )
+    hidden = torch.relu(formula(model.layers[0], x, directed))
+    expected = torch.relu(formula(layer, hidden, directed)).log_softmax(1)
+    torch.testing.assert_close(model(x, directed), expected)
+
+
+@pytest.mark.parametrize("sizes", [(5, 8, 3), (5, 3, 8)], ids=["product first", "product last"])
+def test_autocast_gives_the_type_of_torchs_log_softmax(sizes, directed, x):
+    model = GCN(*sizes).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = []
+        model.layers[-1].register_forward_hook(lambda layer, args, out: seen.append(out))
+        hooked = model(x.float(), directed.float())
+        model.layers[-1]._forward_hooks.clear()
+        assert model(x.float(), directed.float()).dtype == hooked.dtype == torch.log_softmax(seen[0], 1).dtype
+
+
+# -- copies and compilers ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])

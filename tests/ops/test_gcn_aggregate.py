@@ -36,6 +36,7 @@ CASES = {
     "no_edges": ("no_edges", 5, {"normalize": "sym", "bias": True}),
     "no_nodes": ("no_nodes", 5, {"normalize": "row", "bias": True}),
     "no_channels": ("uniform", 0, {"normalize": "sym"}),
+    "no_channels_log_softmax": ("uniform", 0, {"activation": "log_softmax"}),
     "one_node": ("one_node", 3, {"weighted": True}),
     "tiny": ("tiny", 3, {"weighted": True}),
     "tiny_sym": ("tiny", 2, {"weighted": True, "normalize": "sym", "bias": True, "activation": "elu"}),
@@ -292,6 +293,27 @@ class TestGcnAggregate(OpSuite):
             with pytest.raises(RuntimeError, match=f"advkern: {name} must be"):
                 op(*structure, *args, 0)
 
+    @pytest.mark.parametrize("overload", ["default", "torch"])
+    def test_raw_ops_check_the_activation(self, overload):
+        graph, x = uniform_graph(5, 9), torch.randn(5, 3)
+        fwd, bwd = (
+            getattr(getattr(torch.ops.advkern, f"gcn_aggregate_{name}"), overload) for name in ("fwd", "activation_bwd")
+        )
+        for code in (-1, 4):
+            with pytest.raises(RuntimeError, match=rf"activation must lie in \[0, 3\], got {code}"):
+                fwd(graph.rowptr, graph.col, graph.schedule, x, None, None, None, None, code)
+        for code in (0, 4):
+            with pytest.raises(RuntimeError, match=rf"activation must lie in \[1, 3\], got {code}"):
+                bwd(x, x, code)
+
+    def test_raw_activation_bwd_checks_shapes_and_types(self):
+        bwd, x = torch.ops.advkern.gcn_aggregate_activation_bwd.default, torch.randn(5, 3)
+        for out in (x[:, :2].contiguous(), x.double()):
+            with pytest.raises(RuntimeError, match=r"out must have grad's channels and type"):
+                bwd(x, out, 1)
+        with pytest.raises(RuntimeError, match=r"grad must be a contiguous matrix"):
+            bwd(x.t(), x.t(), 1)
+
 
 def assert_nan_in_rows(graph, rows):
     """What the CUDA kernels make of damage, where an error would need a synchronisation."""
@@ -386,6 +408,10 @@ def test_large_output_has_the_bits_of_small_ones(place, dtype):
     with running_on(place):
         parts = [call(*part) for part in zip(x.chunk(2, 1), bias.chunk(2), strict=True)]
         assert torch.equal(call(x, bias), torch.cat(parts, 1))
+    if place != EMULATED:  # which has no kernel of its own for the gradient of relu
+        backward = torch.ops.advkern.gcn_aggregate_activation_bwd.default
+        whole, halves = backward(x, -x, 1), [backward(part, -part, 1) for part in x.chunk(2, 1)]
+        assert torch.equal(whole, torch.cat(halves, 1))
 
 
 def test_weights_that_begin_to_require_grad_get_the_path_through_the_degrees():
@@ -424,13 +450,29 @@ def test_damaged_ends_of_rowptr_end_in_an_error(place, end, offset):
 @pytest.mark.parametrize("channels", [1, 5, 16, 40, 300])
 @pytest.mark.parametrize("place", [*PLACES, EMULATED])
 def test_log_softmax_of_extreme_rows(place, channels):
-    """A row of great, of infinite and of missing numbers gives what torch makes of it."""
+    """A row of great, of infinite and of missing numbers gives what torch makes of it, and so do the gradients."""
     loops = torch.arange(7).expand(2, 7)  # each node is its own neighbour
     x = torch.randn(7, channels, generator=torch.Generator().manual_seed(0))
     x[1] += 1e4
     x[2, -1] = 1e30
     x[3, 0], x[4, -1], x[5, 0] = float("inf"), float("-inf"), float("nan")
     x[6] = -1e38
+    expected = torch.log_softmax(x.requires_grad_(), 1)
+    cotangent = torch.randn(7, channels, generator=torch.Generator().manual_seed(1))
     with running_on(place):
         out = gcn_aggregate(Graph.from_edge_index(loops), x, activation="log_softmax")
-    torch.testing.assert_close(out, torch.log_softmax(x, 1), equal_nan=True, rtol=1e-6, atol=1e-5)
+        grads = [torch.autograd.grad(y, x, cotangent)[0] for y in (out, expected)]
+    torch.testing.assert_close(out, expected, equal_nan=True, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(*grads, equal_nan=True, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("code", [1, 2])
+def test_gradient_of_an_activation_lets_nan_through(place, code):
+    nan, inf = float("nan"), float("inf")
+    out = torch.tensor([[nan, 1.0, inf, -0.5, 0.0, nan]])
+    grad = torch.tensor([[1.0, nan, 2.0, nan, inf, nan]])
+    op = torch.ops.advkern.gcn_aggregate_activation_bwd
+    actual = (op.torch if place == "torch" else op.default)(grad, out, code)
+    plain = torch.where(out <= 0, 0, grad) if code == 1 else grad * torch.where(out > 0, 1, out + 1)
+    torch.testing.assert_close(actual, plain, equal_nan=True)
