@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard, TypeVar
+
 from torch import nn
 
+_Module = TypeVar("_Module", bound=nn.Module)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -22,6 +25,6 @@ def has_own_forward(*modules: nn.Module) -> bool:
     return any("forward" in vars(module) for module in modules)
 
 
-def is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
+def is_untouched(module: nn.Module, kind: type[_Module]) -> TypeGuard[_Module]:
     """Whether it is of that very type (a parametrised module has one of its own) and calls nobody."""
     return type(module) is kind and not has_hooks(module) and not has_own_forward(module)

@@ -126,8 +126,8 @@ class GCN(nn.Module):
         *hidden, last = self.layers  # a slice would build a new ModuleList
         for layer in hidden:
             x = self.dropout(layer(x, graph))
-        plain = is_untouched(last, GraphConvolutionLayer) and last.activation is None
-        if plain and not torch.is_autocast_enabled(graph.device.type):  # autocast may want the logarithm in float32
+        autocast = torch.is_autocast_enabled(graph.device.type)  # which may want the logarithm in float32
+        if is_untouched(last, GraphConvolutionLayer) and last.activation is None and not autocast:
             return last._activated(x, graph, "log_softmax")  # inside the kernel, which has each row at hand
         return torch.log_softmax(last(x, graph), dim=1)
 
