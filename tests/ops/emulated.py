@@ -200,7 +200,7 @@ def _register(table: dict[str, Any], kernel: Callable[..., Any], fake: Callable[
 
 _gcn = sys.modules["advkern.ops.gcn_aggregate"]
 _register(_gcn._FWD, _gcn_aggregate_fwd, _gcn._fwd_fake)
-_gcn._ACTIVATION_BWD["emulated"] = _gcn._ACTIVATION_BWD["torch"]  # CUDA has no kernel of it: torch's own is one pass
+_gcn._ACTIVATION_BWD["emulated"] = _gcn._ACTIVATION_BWD["torch"]  # CUDA has no kernel of it: torch's own serve
 _register(_gcn._EDGE_DOT, _gcn_aggregate_edge_dot, _gcn._edge_dot_fake)
 
 _gat = sys.modules["advkern.ops.gat_attention"]
