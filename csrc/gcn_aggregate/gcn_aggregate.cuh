@@ -51,6 +51,14 @@ struct GcnAggregateEdgeDotArgs {
   int64_t num_nodes, num_edges, channels;
 };
 
+template <typename scalar_t>
+struct GcnActivationBwdArgs {
+  const scalar_t* grad;  // [num_nodes, channels]
+  const scalar_t* out;   // [num_nodes, channels]: what the activation gave
+  scalar_t* result;      // [num_nodes, channels]
+  int64_t num_nodes, channels, activation;
+};
+
 // Channels that the scratch holds of a chunk: those that a warp sums at a time, at most 4 bytes an edge in all.
 template <typename scalar_t>
 int64_t partial_width(int64_t channels) {
@@ -62,6 +70,14 @@ __device__ acc_t activate(acc_t v, int64_t activation) {
   if (activation == kRelu) return v < 0 ? acc_t(0) : v;  // NaN passes through
   if (activation == kElu) return v > 0 ? v : ::expm1(v);
   return v;
+}
+
+// The gradient before the activation, of `total` = the sum of the row's gradients.
+template <typename acc_t>
+__device__ acc_t activate_backward(acc_t grad, acc_t out, acc_t total, int64_t activation) {
+  if (activation == kRelu) return out <= 0 ? acc_t(0) : grad;  // where out is NaN it passes through
+  if (activation == kElu) return grad * (out > 0 ? acc_t(1) : out + 1);
+  return grad - ::exp(out) * total;
 }
 
 // What stands at one edge: the column, and the factor of its features; a bad id's factor is NaN.
@@ -204,6 +220,35 @@ __global__ void __launch_bounds__(kBlockThreads)
     values[channel] = scalar_t(acc_t(values[channel]) - greatest - log_sum);
 }
 
+// An activation's gradient. Some lanes take a row.
+template <bool kAligned, typename scalar_t>
+__global__ void __launch_bounds__(kBlockThreads)
+    gcn_aggregate_activation_bwd_kernel(GcnActivationBwdArgs<scalar_t> a, int lanes) {
+  using acc_t = acc_of<scalar_t>;
+  const int64_t row = (int64_t(blockIdx.x) * kBlockThreads + int(threadIdx.x)) / lanes, step = lanes * kPack<scalar_t>;
+  const bool wanted = row < a.num_nodes;
+  const int64_t start = wanted ? row * a.channels : 0;
+  acc_t total = 0;
+  if (a.activation == kLogSoftmax) {
+    for (int64_t channel = 0; channel < a.channels; channel += step) {
+      const Pack<scalar_t> grad = RowTile<kAligned, scalar_t>(channel, a.channels, lanes).load(a.grad + start, wanted);
+#pragma unroll
+      for (int k = 0; k < kPack<scalar_t>; ++k) total += acc_t(grad.value[k]);
+    }
+    total = sum_over_lanes(total, 1, lanes);
+  }
+  if (!wanted) return;
+  for (int64_t channel = 0; channel < a.channels; channel += step) {
+    const RowTile<kAligned, scalar_t> tile(channel, a.channels, lanes);
+    Pack<scalar_t> grad = tile.load(a.grad + start, true);
+    const Pack<scalar_t> out = tile.load(a.out + start, true);
+#pragma unroll
+    for (int k = 0; k < kPack<scalar_t>; ++k)
+      grad.value[k] = scalar_t(activate_backward(acc_t(grad.value[k]), acc_t(out.value[k]), total, a.activation));
+    tile.store(a.result + start, grad);
+  }
+}
+
 // dot[e] = <a[i], b[j]> for every stored entry e = (i, j): the derivative by the edge weights; NaN where an id or the
 // offsets are out of range. A warp takes 32 edges, whatever rows they lie in, some lanes an edge.
 template <bool kAligned, typename scalar_t, typename index_t>
@@ -280,6 +325,18 @@ cudaError_t launch_gcn_aggregate_fwd(const GcnAggregateFwdArgs<scalar_t, index_t
   if (a.activation != kLogSoftmax || a.num_nodes == 0 || a.channels == 0) return cudaSuccess;
   return launch_blocks(gcn_aggregate_log_softmax_kernel<scalar_t>, blocks_for(a.num_nodes, kBlockWarps), kBlockThreads,
                        stream, a.out, a.num_nodes, a.channels);
+}
+
+template <typename scalar_t>
+cudaError_t launch_gcn_aggregate_activation_bwd(const GcnActivationBwdArgs<scalar_t>& a, cudaStream_t stream) {
+  if (a.num_nodes == 0 || a.channels == 0) return cudaSuccess;
+  const int64_t row_bytes = a.channels * int64_t(sizeof(scalar_t));
+  const bool aligned = rows_are_aligned(a.grad, row_bytes) && rows_are_aligned(a.out, row_bytes) &&
+                       rows_are_aligned(a.result, row_bytes);
+  const auto kernel = aligned ? gcn_aggregate_activation_bwd_kernel<true, scalar_t>
+                              : gcn_aggregate_activation_bwd_kernel<false, scalar_t>;
+  const int lanes = lanes_of_row<scalar_t>(a.channels);
+  return launch_blocks(kernel, blocks_for(a.num_nodes, kBlockThreads / lanes), kBlockThreads, stream, a, lanes);
 }
 
 template <typename scalar_t, typename index_t>

@@ -2,13 +2,12 @@
 // CPU glue of gcn_aggregate: check, allocate, pick type and instruction set, split the rows among torch's threads.
 #include <atomic>
 
-#include "common/check.h"
 #include "common/dispatch.h"
 #include "common/fresh.h"
 #include "common/isa.h"
 #include "common/memory.h"
 #include "common/parallel.h"
-#include "gcn_aggregate/gcn_aggregate_activation.h"
+#include "gcn_aggregate/gcn_aggregate_check.h"
 
 #define ADVKERN_KERNEL "gcn_aggregate/gcn_aggregate_cpu.h"
 #include "common/for_each_isa.h"
@@ -43,15 +42,8 @@ Tensor gcn_aggregate_fwd_cpu(const Tensor& rowptr, const Tensor& col, const Tens
                              const std::optional<Tensor>& weight, const std::optional<Tensor>& row_scale,
                              const std::optional<Tensor>& col_scale, const std::optional<Tensor>& bias,
                              int64_t activation) {
-  const GraphSizes sizes = check_graph(rowptr, col, x);
+  const GraphSizes sizes = check_aggregate(rowptr, col, x, weight, row_scale, col_scale, bias, activation);
   check_vector(schedule, "schedule", schedule.numel(), ScalarType::Long, rowptr);
-  const ScalarType acc = acc_type(x);
-  if (weight) check_vector(*weight, "weight", sizes.num_edges, acc, rowptr);
-  if (row_scale) check_vector(*row_scale, "row_scale", sizes.num_nodes, acc, rowptr);
-  if (col_scale) check_vector(*col_scale, "col_scale", sizes.num_nodes, acc, rowptr);
-  if (bias) check_vector(*bias, "bias", sizes.channels, acc, rowptr);
-  STD_TORCH_CHECK(kNone <= activation && activation <= kLogSoftmax, "advkern: activation must lie in [", kNone, ", ",
-                  kLogSoftmax, "], got ", activation);
 
   Tensor out = in_huge_pages(torch::stable::empty_like(x));
   dispatch(x.scalar_type(), col.scalar_type(), [&](auto scalar, auto index) {
@@ -80,15 +72,9 @@ Tensor gcn_aggregate_fwd_cpu(const Tensor& rowptr, const Tensor& col, const Tens
 }
 
 Tensor gcn_aggregate_activation_bwd_cpu(const Tensor& grad, const Tensor& out, int64_t activation) {
-  const int64_t rows = grad.dim() ? grad.size(0) : 0;
-  check_matrix(grad, "grad", rows, grad);
-  check_matrix(out, "out", rows, grad);
-  STD_TORCH_CHECK(out.size(1) == grad.size(1) && out.scalar_type() == grad.scalar_type(),
-                  "advkern: out must have grad's channels and type");
-  STD_TORCH_CHECK(kRelu <= activation && activation <= kLogSoftmax, "advkern: activation must lie in [", kRelu, ", ",
-                  kLogSoftmax, "], got ", activation);
+  check_activation_bwd(grad, out, activation);
   Tensor result = in_huge_pages(torch::stable::empty_like(grad));
-  const int64_t channels = grad.size(1);
+  const int64_t rows = grad.size(0), channels = grad.size(1);
   dispatch_floats(grad.scalar_type(), [&](auto scalar) {
     using scalar_t = decltype(scalar);
     const GcnActivationBwdArgs<scalar_t> args{data<const scalar_t>(grad),
@@ -105,11 +91,8 @@ Tensor gcn_aggregate_activation_bwd_cpu(const Tensor& grad, const Tensor& out, i
 
 Tensor gcn_aggregate_edge_dot_cpu(const Tensor& rowptr, const Tensor& col, const Tensor& schedule, const Tensor& a,
                                   const Tensor& b) {
-  const GraphSizes sizes = check_graph(rowptr, col, a);
+  const GraphSizes sizes = check_edge_dot(rowptr, col, a, b);
   check_vector(schedule, "schedule", schedule.numel(), ScalarType::Long, rowptr);
-  check_matrix(b, "b", sizes.num_nodes, rowptr);
-  STD_TORCH_CHECK(b.size(1) == sizes.channels && b.scalar_type() == a.scalar_type(),
-                  "advkern: b must have a's channels and type");
   Tensor dot = torch::stable::new_empty(a, {sizes.num_edges}, acc_type(a));
   dispatch(a.scalar_type(), col.scalar_type(), [&](auto scalar, auto index) {
     using scalar_t = decltype(scalar);

@@ -3,6 +3,7 @@
 #include "common/cuda.h"
 #include "common/dispatch.h"
 #include "gcn_aggregate/gcn_aggregate.cuh"
+#include "gcn_aggregate/gcn_aggregate_check.h"
 
 namespace advkern {
 namespace {
@@ -11,20 +12,14 @@ Tensor gcn_aggregate_fwd_cuda(const Tensor& rowptr, const Tensor& col, const Ten
                               const std::optional<Tensor>& weight, const std::optional<Tensor>& row_scale,
                               const std::optional<Tensor>& col_scale, const std::optional<Tensor>& bias,
                               int64_t activation) {
-  const GraphSizes sizes = check_graph(rowptr, col, x);
-  const ScalarType acc = acc_type(x);
+  const GraphSizes sizes = check_aggregate(rowptr, col, x, weight, row_scale, col_scale, bias, activation);
   check_matrix(schedule, "schedule", schedule.dim() ? schedule.size(0) : 0, rowptr);
   STD_TORCH_CHECK(schedule.size(1) == 2 && schedule.scalar_type() == ScalarType::Long,
                   "advkern: schedule must hold int64 pairs on a CUDA device, got rows of ", schedule.size(1));
-  if (weight) check_vector(*weight, "weight", sizes.num_edges, acc, rowptr);
-  if (row_scale) check_vector(*row_scale, "row_scale", sizes.num_nodes, acc, rowptr);
-  if (col_scale) check_vector(*col_scale, "col_scale", sizes.num_nodes, acc, rowptr);
-  if (bias) check_vector(*bias, "bias", sizes.channels, acc, rowptr);
-  STD_TORCH_CHECK(kNone <= activation && activation <= kLogSoftmax, "advkern: activation must lie in [", kNone, ", ",
-                  kLogSoftmax, "], got ", activation);
 
   const OnDeviceOf device(x);
   Tensor out = torch::stable::empty_like(x);
+  const ScalarType acc = acc_type(x);
   dispatch(x.scalar_type(), col.scalar_type(), [&](auto scalar, auto index) {
     using scalar_t = decltype(scalar);
     using index_t = decltype(index);
@@ -51,13 +46,27 @@ Tensor gcn_aggregate_fwd_cuda(const Tensor& rowptr, const Tensor& col, const Ten
   return out;
 }
 
+Tensor gcn_aggregate_activation_bwd_cuda(const Tensor& grad, const Tensor& out, int64_t activation) {
+  check_activation_bwd(grad, out, activation);
+  const OnDeviceOf device(grad);
+  Tensor result = torch::stable::empty_like(grad);
+  dispatch_floats(grad.scalar_type(), [&](auto scalar) {
+    using scalar_t = decltype(scalar);
+    const GcnActivationBwdArgs<scalar_t> args{data<const scalar_t>(grad),
+                                              data<const scalar_t>(out),
+                                              data<scalar_t>(result),
+                                              grad.size(0),
+                                              grad.size(1),
+                                              activation};
+    check_cuda(launch_gcn_aggregate_activation_bwd(args, device.stream()), "gcn_aggregate_activation_bwd");
+  });
+  return result;
+}
+
 // The schedule is the aggregation's alone: an edge's product needs no other edge's.
 Tensor gcn_aggregate_edge_dot_cuda(const Tensor& rowptr, const Tensor& col, const Tensor& /*schedule*/, const Tensor& a,
                                    const Tensor& b) {
-  const GraphSizes sizes = check_graph(rowptr, col, a);
-  check_matrix(b, "b", sizes.num_nodes, rowptr);
-  STD_TORCH_CHECK(b.size(1) == sizes.channels && b.scalar_type() == a.scalar_type(),
-                  "advkern: b must have a's channels and type");
+  const GraphSizes sizes = check_edge_dot(rowptr, col, a, b);
   const OnDeviceOf device(a);
   Tensor dot = torch::stable::new_empty(a, {sizes.num_edges}, acc_type(a));
   dispatch(a.scalar_type(), col.scalar_type(), [&](auto scalar, auto index) {
@@ -76,5 +85,6 @@ Tensor gcn_aggregate_edge_dot_cuda(const Tensor& rowptr, const Tensor& col, cons
 
 STABLE_TORCH_LIBRARY_IMPL(advkern, CUDA, m) {
   m.impl("gcn_aggregate_fwd", TORCH_BOX(&advkern::gcn_aggregate_fwd_cuda));
+  m.impl("gcn_aggregate_activation_bwd", TORCH_BOX(&advkern::gcn_aggregate_activation_bwd_cuda));
   m.impl("gcn_aggregate_edge_dot", TORCH_BOX(&advkern::gcn_aggregate_edge_dot_cuda));
 }

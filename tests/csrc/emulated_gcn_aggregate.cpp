@@ -41,6 +41,20 @@ const char* gcn_aggregate_fwd(int scalar, int index, const Sizes* sizes, const v
   }));
 }
 
+const char* gcn_aggregate_activation_bwd(int scalar, int64_t num_nodes, int64_t channels, int64_t activation,
+                                         const void* grad, const void* out, void* result) {
+  return message_of(dispatch(scalar, 'i', [&](auto scalar_value, auto) {
+    using scalar_t = decltype(scalar_value);
+    const int64_t count = num_nodes * channels;
+    const Input<scalar_t> g(grad, count), y(out, count);
+    const GuardedArray<scalar_t> before(size_t(count), Input<scalar_t>::at_end());
+    const GcnActivationBwdArgs<scalar_t> args{g, y, before.data(), num_nodes, channels, activation};
+    const cudaError_t error = launch_gcn_aggregate_activation_bwd(args, nullptr);
+    copy_out(result, before, count);
+    return error;
+  }));
+}
+
 const char* gcn_aggregate_edge_dot(int scalar, int index, const Sizes* sizes, const void* rowptr, const void* col,
                                    const void* a, const void* b, void* dot) {
   const Sizes s = *sizes;

@@ -128,6 +128,19 @@ struct Problem {
     return {dot.data(), dot.data() + graph.col.size()};
   }
 
+  // The activation's gradient: of x where the activation gave `other`.
+  std::vector<scalar_t> activation_bwd(Order order, int64_t activation) const {
+    const bool end = order != Order::reverse;
+    const GuardedArray grad(x.data(), x.size(), end), out(other.data(), other.size(), end);
+    const GuardedArray<scalar_t> result(x.size(), end);
+    const GcnActivationBwdArgs<scalar_t> args{grad.data(),       out.data(), result.data(),
+                                              graph.num_nodes(), channels,   activation};
+    emulator::device.order = order;
+    emulator::device.message.clear();
+    expect(launch_gcn_aggregate_activation_bwd(args, nullptr) == cudaSuccess, "activation_bwd launch", channels);
+    return {result.data(), result.data() + x.size()};
+  }
+
   // The largest error relative to the sum of magnitudes, in units of the type's own eps; NaN counts as infinite.
   double aggregate_error(const std::vector<scalar_t>& out, bool bare) const {
     double worst = 0;
@@ -161,6 +174,23 @@ struct Problem {
         worst = larger(worst, std::abs(double(dot[size_t(e)]) - sum) / magnitude);
       }
     return worst / double(std::numeric_limits<acc_t>::epsilon());
+  }
+
+  double activation_bwd_error(const std::vector<scalar_t>& result, int64_t activation) const {
+    double worst = 0;
+    for (size_t row = 0; row < x.size(); row += size_t(channels)) {
+      double total = 0, magnitude = 0;
+      for (size_t f = row; f < row + size_t(channels); ++f) total += double(x[f]), magnitude += std::abs(double(x[f]));
+      for (size_t f = row; f < row + size_t(channels); ++f) {
+        const double grad = double(x[f]), out = double(other[f]);
+        const double exact = activation == kRelu  ? (out > 0 ? grad : 0)
+                             : activation == kElu ? grad * (out > 0 ? 1 : out + 1)
+                                                  : grad - std::exp(out) * total;
+        const double scale = std::abs(grad) + (activation == kLogSoftmax ? std::exp(out) * magnitude : 0) + 1e-30;
+        worst = larger(worst, std::abs(double(result[f]) - exact) / scale);
+      }
+    }
+    return worst / double(std::numeric_limits<scalar_t>::epsilon());
   }
 
   static double larger(double worst, double error) {
@@ -198,6 +228,14 @@ void check(const char* type) {
     for (const Order order : kOrders) {
       expect(same_bits(problem.aggregate(order), out), "another order of threads, other bits", channels);
       expect(same_bits(problem.edge_dot(order), dot), "another order of threads, other bits of edge_dot", channels);
+    }
+    for (const int64_t activation : {kRelu, kElu, kLogSoftmax}) {
+      const auto before = problem.activation_bwd(Order::forward, activation);
+      const double error = problem.activation_bwd_error(before, activation);
+      expect(error < 4, "an activation's gradient", channels, error);
+      for (const Order order : kOrders)
+        expect(same_bits(problem.activation_bwd(order, activation), before), "another order, other bits of it",
+               channels);
     }
   }
 }

@@ -89,6 +89,13 @@ def _gcn_aggregate_fwd(rowptr, col, schedule, x, weight, row_scale, col_scale, b
     return out
 
 
+def _gcn_aggregate_activation_bwd(grad, out, activation):
+    result = torch.empty_like(grad)
+    numbers = [ctypes.c_int64(number) for number in (*grad.shape, activation)]
+    run("gcn_aggregate", "gcn_aggregate_activation_bwd", SCALARS[grad.dtype], *numbers, grad, out, result)
+    return result
+
+
 def _gcn_aggregate_edge_dot(rowptr, col, schedule, a, b):
     sizes = Sizes(a.shape[0], col.numel(), 0, a.shape[1])
     dot = a.new_empty(col.shape, dtype=torch.float64 if a.dtype == torch.float64 else torch.float32)
@@ -200,7 +207,7 @@ def _register(table: dict[str, Any], kernel: Callable[..., Any], fake: Callable[
 
 _gcn = sys.modules["advkern.ops.gcn_aggregate"]
 _register(_gcn._FWD, _gcn_aggregate_fwd, _gcn._fwd_fake)
-_gcn._ACTIVATION_BWD["emulated"] = _gcn._ACTIVATION_BWD["torch"]  # CUDA has no kernel of it: torch's own serve
+_register(_gcn._ACTIVATION_BWD, _gcn_aggregate_activation_bwd, _gcn._activation_bwd_fake)
 _register(_gcn._EDGE_DOT, _gcn_aggregate_edge_dot, _gcn._edge_dot_fake)
 
 _gat = sys.modules["advkern.ops.gat_attention"]

@@ -315,6 +315,13 @@ class TestGcnAggregate(OpSuite):
             bwd(x.t(), x.t(), 1)
 
 
+def activation_backward(place, *args):
+    """The op that GcnAggregateFunction calls there."""
+    ops = torch.ops.advkern_emulated if place == EMULATED else torch.ops.advkern
+    op = ops.gcn_aggregate_activation_bwd
+    return (op.torch if place == "torch" else op.default)(*args)
+
+
 def assert_nan_in_rows(graph, rows):
     """What the CUDA kernels make of damage, where an error would need a synchronisation."""
     with running_on(EMULATED):
@@ -408,10 +415,8 @@ def test_large_output_has_the_bits_of_small_ones(place, dtype):
     with running_on(place):
         parts = [call(*part) for part in zip(x.chunk(2, 1), bias.chunk(2), strict=True)]
         assert torch.equal(call(x, bias), torch.cat(parts, 1))
-    if place != EMULATED:  # which has no kernel of its own for the gradient of relu
-        backward = torch.ops.advkern.gcn_aggregate_activation_bwd.default
-        halves = [backward(half, -half, 1) for half in map(torch.Tensor.contiguous, x.chunk(2, 1))]
-        assert torch.equal(backward(x, -x, 1), torch.cat(halves, 1))
+        halves = [activation_backward(place, half, -half, 1) for half in map(torch.Tensor.contiguous, x.chunk(2, 1))]
+        assert torch.equal(activation_backward(place, x, -x, 1), torch.cat(halves, 1))
 
 
 def test_weights_that_begin_to_require_grad_get_the_path_through_the_degrees():
@@ -466,13 +471,13 @@ def test_log_softmax_of_extreme_rows(place, channels):
     torch.testing.assert_close(*grads, equal_nan=True, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", [*PLACES, EMULATED])
 @pytest.mark.parametrize("code", [1, 2])
 def test_gradient_of_an_activation_lets_nan_through(place, code):
     nan, inf = float("nan"), float("inf")
     out = torch.tensor([[nan, 1.0, inf, -0.5, 0.0, nan]])
     grad = torch.tensor([[1.0, nan, 2.0, nan, inf, nan]])
-    op = torch.ops.advkern.gcn_aggregate_activation_bwd
-    actual = (op.torch if place == "torch" else op.default)(grad, out, code)
+    with running_on(place):
+        actual = activation_backward(place, grad, out, code)
     plain = torch.where(out <= 0, 0, grad) if code == 1 else grad * torch.where(out > 0, 1, out + 1)
     torch.testing.assert_close(actual, plain, equal_nan=True)
