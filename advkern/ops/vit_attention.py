@@ -160,6 +160,8 @@ def _gradient(options, where, grad_out, grad_lse, out, lse, *qkv):
 
 def _sdpa(q, k, v, key_padding_mask, scale):
     """Torch's own attention; a query without keys, where it has NaN, gives 0."""
+    if q.numel() == 0:  # no heads: torch 2.11 ends in a signal there
+        return torch.empty_like(q, memory_format=torch.contiguous_format)
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
     if key_padding_mask is None:
         return torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).contiguous()

@@ -1,14 +1,10 @@
 // SPDX-License-Identifier: MIT
 // CPU glue of gat_attention: check, allocate, pick type and instruction set, split the rows among torch's threads.
-#include <atomic>
-#include <memory>
-
-#include "common/check.h"
 #include "common/dispatch.h"
 #include "common/fresh.h"
 #include "common/isa.h"
 #include "common/memory.h"
-#include "common/parallel.h"
+#include "common/row_blocks.h"
 
 #define ADVKERN_KERNEL "gat_attention/gat_attention_cpu.h"
 #include "common/for_each_isa.h"
@@ -17,56 +13,15 @@
 namespace advkern {
 namespace {
 
-// The blocks of rows into which a CPU schedule splits a graph.
-class Blocks {
- public:
-  Blocks(const Tensor& rowptr, const Tensor& schedule, const GatSizes& sizes) : sizes_(sizes) {
-    check_vector(schedule, "schedule", schedule.numel(), ScalarType::Long, rowptr);
-    rowptr_ = data<const int64_t>(rowptr);
-    STD_TORCH_CHECK(rowptr_[0] == 0 && rowptr_[sizes.num_nodes] == sizes.num_edges,
-                    "advkern: the graph is damaged: rowptr must ascend from 0 to ", sizes.num_edges);
-    count_ = schedule.numel() - 1;
-    bounds_ = data<const int64_t>(schedule);
-    STD_TORCH_CHECK(count_ >= 0 && bounds_[0] == 0 && bounds_[count_] == sizes.num_nodes,
-                    "advkern: schedule must lead from row 0 to row ", sizes.num_nodes);
-    for (int64_t k = 0; k < count_; ++k)
-      STD_TORCH_CHECK(bounds_[k] <= bounds_[k + 1] && bounds_[k + 1] <= sizes.num_nodes,
-                      "advkern: schedule must lead from row 0 to row ", sizes.num_nodes);
-  }
-
-  // Runs rows(begin, end, scratch, most_edges) over all blocks, split among torch's threads.
-  template <typename acc_t, typename Rows>
-  void run(const Rows& rows) const {
-    const int64_t elements = (sizes_.num_nodes + sizes_.num_edges) * sizes_.heads * sizes_.channels + 1;
-    std::atomic<bool> valid{true};
-    parallel_for(0, count_, count_ * kGrainElements / elements + 1, [&](int64_t first, int64_t last) {
-      const int64_t most = longest_row(bounds_[first], bounds_[last]);
-      const int64_t bytes = gat_scratch_bytes<acc_t>(most, sizes_.heads, sizes_.channels);
-      const std::unique_ptr<char[]> memory(new char[size_t(bytes) + kAlign]);
-      char* const scratch = memory.get() + kAlign - reinterpret_cast<uintptr_t>(memory.get()) % kAlign;
-      for (int64_t k = first; k < last; ++k)
-        if (!rows(bounds_[k], bounds_[k + 1], scratch, most)) valid = false;
-    });
-    STD_TORCH_CHECK(valid, "advkern: the graph is damaged: col must lie in [0, ", sizes_.num_nodes,
-                    ") and rowptr must ascend from 0 to ", sizes_.num_edges);
-  }
-
- private:
-  static constexpr size_t kAlign = 64;
-
-  int64_t longest_row(int64_t begin, int64_t end) const {
-    int64_t most = 0;
-    for (int64_t row = begin; row < end; ++row) {
-      const int64_t edges = rowptr_[row + 1] - rowptr_[row];
-      if (edges > most && rowptr_[row] >= 0 && rowptr_[row + 1] <= sizes_.num_edges) most = edges;
-    }
-    return most;
-  }
-
-  GatSizes sizes_;
-  const int64_t *rowptr_, *bounds_;
-  int64_t count_;
-};
+// Runs rows(begin, end, scratch, edges of the longest row) over all blocks.
+template <typename acc_t, typename Rows>
+void run_with_scratch(const RowBlocks& blocks, const GatSizes& sizes, const Rows& rows) {
+  blocks.run(sizes.heads * sizes.channels, [&](int64_t begin, int64_t end) {
+    const int64_t most = blocks.longest_row(begin, end);
+    const ThreadScratch<char> scratch(gat_scratch_bytes<acc_t>(most, sizes.heads, sizes.channels));
+    return rows(begin, end, scratch.data(), most);
+  });
+}
 
 bool goes_past_caches(const Tensor& features, const GatSizes& sizes) {
   return past_caches(features.data_ptr(), sizes.num_nodes, sizes.heads * sizes.channels * features.element_size());
@@ -84,7 +39,7 @@ std::tuple<Tensor, Tensor, Tensor> gat_attention_fwd_cpu(const Tensor& rowptr, c
                                                          int64_t threshold) {
   const GatSizes sizes = check_gat(rowptr, col, h, score_dst, score_src, seed, threshold);
   check_gat_bias(sizes, bias, h);
-  const Blocks blocks(rowptr, schedule, sizes);
+  const RowBlocks blocks(rowptr, schedule, sizes.num_edges);
   Tensor out = in_huge_pages(torch::stable::empty_like(h));
   Tensor row_max = in_huge_pages(torch::stable::empty_like(score_dst)),
          row_sum = in_huge_pages(torch::stable::empty_like(score_dst));
@@ -108,7 +63,7 @@ std::tuple<Tensor, Tensor, Tensor> gat_attention_fwd_cpu(const Tensor& rowptr, c
                                                       acc_t(negative_slope),
                                                       dropout_of(seed, threshold),
                                                       goes_past_caches(out, sizes)};
-    blocks.run<acc_t>([&](int64_t begin, int64_t end, char* scratch, int64_t most_edges) {
+    run_with_scratch<acc_t>(blocks, sizes, [&](int64_t begin, int64_t end, char* scratch, int64_t most_edges) {
       return ADVKERN_ON_ISA(gat_attention_rows, args, begin, end, scratch, most_edges);
     });
   });
@@ -122,7 +77,7 @@ std::tuple<Tensor, Tensor, Tensor> gat_attention_bwd_cpu(
     const Tensor& grad, const std::optional<Tensor>& grad_sum, double negative_slope, int64_t threshold) {
   const GatSizes sizes = check_gat(rowptr_t, col_t, h, score_dst, score_src, seed, threshold);
   check_gat_backward(sizes, rowptr, perm, h, score_dst, out, row_max, row_sum, grad, grad_sum);
-  const Blocks rows(rowptr, schedule, sizes), sources(rowptr_t, schedule_t, sizes);
+  const RowBlocks rows(rowptr, schedule, sizes.num_edges), sources(rowptr_t, schedule_t, sizes.num_edges);
   Tensor grad_h = in_huge_pages(torch::stable::empty_like(h));
   Tensor grad_dst = in_huge_pages(torch::stable::empty_like(score_dst));
   Tensor grad_src = in_huge_pages(torch::stable::empty_like(score_dst));
@@ -156,13 +111,13 @@ std::tuple<Tensor, Tensor, Tensor> gat_attention_bwd_cpu(
                                                       acc_t(negative_slope),
                                                       dropout_of(seed, threshold),
                                                       goes_past_caches(grad_h, sizes)};
-    rows.run<acc_t>([&](int64_t begin, int64_t end, char* scratch, int64_t most_edges) {
+    run_with_scratch<acc_t>(rows, sizes, [&](int64_t begin, int64_t end, char* scratch, int64_t most_edges) {
       return ADVKERN_ON_ISA(gat_attention_node_rows, args, begin, end, scratch, most_edges);
     });
-    sources.run<acc_t>([&](int64_t begin, int64_t end, char* scratch, int64_t most_edges) {
+    run_with_scratch<acc_t>(sources, sizes, [&](int64_t begin, int64_t end, char* scratch, int64_t most_edges) {
       return ADVKERN_ON_ISA(gat_attention_source_rows, args, begin, end, scratch, most_edges);
     });
-    rows.run<acc_t>([&](int64_t begin, int64_t end, char* scratch, int64_t most_edges) {
+    run_with_scratch<acc_t>(rows, sizes, [&](int64_t begin, int64_t end, char* scratch, int64_t most_edges) {
       return ADVKERN_ON_ISA(gat_attention_target_rows, args, begin, end, scratch, most_edges);
     });
   });

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: MIT
 // CPU glue of gcn_aggregate: check, allocate, pick type and instruction set, split the rows among torch's threads.
-#include <atomic>
-
 #include "common/dispatch.h"
 #include "common/fresh.h"
 #include "common/isa.h"
 #include "common/memory.h"
-#include "common/parallel.h"
+#include "common/row_blocks.h"
 #include "gcn_aggregate/gcn_aggregate_check.h"
 
 #define ADVKERN_KERNEL "gcn_aggregate/gcn_aggregate_cpu.h"
@@ -15,35 +13,12 @@
 namespace advkern {
 namespace {
 
-// Runs rows(begin, end) over the blocks of the schedule, split among torch's threads.
-template <typename Rows>
-void for_each_block(const Tensor& rowptr, const Tensor& schedule, const GraphSizes& sizes, const Rows& rows) {
-  const int64_t* const offsets = data<const int64_t>(rowptr);  // the rows see that it ascends, but not its ends
-  STD_TORCH_CHECK(offsets[0] == 0 && offsets[sizes.num_nodes] == sizes.num_edges,
-                  "advkern: the graph is damaged: rowptr must ascend from 0 to ", sizes.num_edges);
-  const int64_t blocks = schedule.numel() - 1;
-  const int64_t* const bounds = data<const int64_t>(schedule);
-  STD_TORCH_CHECK(blocks >= 0 && bounds[0] == 0 && bounds[blocks] == sizes.num_nodes,
-                  "advkern: schedule must lead from row 0 to row ", sizes.num_nodes);
-  const int64_t elements = (sizes.num_nodes + sizes.num_edges) * sizes.channels + 1;
-  std::atomic<bool> valid{true};
-  parallel_for(0, blocks, blocks * kGrainElements / elements + 1, [&](int64_t first, int64_t last) {
-    for (int64_t block = first; block < last; ++block) {
-      const int64_t begin = bounds[block], end = bounds[block + 1];
-      const bool inside = 0 <= begin && begin <= end && end <= sizes.num_nodes;
-      if (!inside || !rows(begin, end)) valid = false;
-    }
-  });
-  STD_TORCH_CHECK(valid, "advkern: the graph is damaged: col must lie in [0, ", sizes.num_nodes,
-                  ") and rowptr must ascend from 0 to ", sizes.num_edges);
-}
-
 Tensor gcn_aggregate_fwd_cpu(const Tensor& rowptr, const Tensor& col, const Tensor& schedule, const Tensor& x,
                              const std::optional<Tensor>& weight, const std::optional<Tensor>& row_scale,
                              const std::optional<Tensor>& col_scale, const std::optional<Tensor>& bias,
                              int64_t activation) {
   const GraphSizes sizes = check_aggregate(rowptr, col, x, weight, row_scale, col_scale, bias, activation);
-  check_vector(schedule, "schedule", schedule.numel(), ScalarType::Long, rowptr);
+  const RowBlocks blocks(rowptr, schedule, sizes.num_edges);
 
   Tensor out = in_huge_pages(torch::stable::empty_like(x));
   dispatch(x.scalar_type(), col.scalar_type(), [&](auto scalar, auto index) {
@@ -65,8 +40,8 @@ Tensor gcn_aggregate_fwd_cpu(const Tensor& rowptr, const Tensor& col, const Tens
         activation,
         activation != kLogSoftmax &&  // which reads them once more
             past_caches(out.data_ptr(), sizes.num_nodes, sizes.channels * out.element_size())};
-    for_each_block(rowptr, schedule, sizes,
-                   [&](int64_t begin, int64_t end) { return ADVKERN_ON_ISA(gcn_aggregate_rows, args, begin, end); });
+    blocks.run(sizes.channels,
+               [&](int64_t begin, int64_t end) { return ADVKERN_ON_ISA(gcn_aggregate_rows, args, begin, end); });
   });
   return out;
 }
@@ -92,7 +67,7 @@ Tensor gcn_aggregate_activation_bwd_cpu(const Tensor& grad, const Tensor& out, i
 Tensor gcn_aggregate_edge_dot_cpu(const Tensor& rowptr, const Tensor& col, const Tensor& schedule, const Tensor& a,
                                   const Tensor& b) {
   const GraphSizes sizes = check_edge_dot(rowptr, col, a, b);
-  check_vector(schedule, "schedule", schedule.numel(), ScalarType::Long, rowptr);
+  const RowBlocks blocks(rowptr, schedule, sizes.num_edges);
   Tensor dot = torch::stable::new_empty(a, {sizes.num_edges}, acc_type(a));
   dispatch(a.scalar_type(), col.scalar_type(), [&](auto scalar, auto index) {
     using scalar_t = decltype(scalar);
@@ -100,8 +75,8 @@ Tensor gcn_aggregate_edge_dot_cpu(const Tensor& rowptr, const Tensor& col, const
     const EdgeDotArgs<scalar_t, index_t> args{
         data<const int64_t>(rowptr), data<const index_t>(col), data<const scalar_t>(a), data<const scalar_t>(b),
         data<acc_of<scalar_t>>(dot), sizes.num_nodes,          sizes.num_edges,         sizes.channels};
-    for_each_block(rowptr, schedule, sizes,
-                   [&](int64_t begin, int64_t end) { return ADVKERN_ON_ISA(edge_dot_rows, args, begin, end); });
+    blocks.run(sizes.channels,
+               [&](int64_t begin, int64_t end) { return ADVKERN_ON_ISA(edge_dot_rows, args, begin, end); });
   });
   return dot;
 }
