@@ -12,24 +12,17 @@
 
 namespace advkern {
 
+constexpr int64_t kHugePage = 2 << 20;
+
 // Asks for huge pages for a fresh output: page faults of 4 KiB cost more than the aggregation itself.
 inline void advise_huge_pages(void* data, size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kHuge = uintptr_t(2) << 20;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHuge - 1) / kHuge * kHuge;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kHuge * kHuge;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kHugePage * kHugePage;
   if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: may fail
 #else
   (void)data, (void)bytes;
 #endif
-}
-
-// Whether the rows of a fresh output, as whole vectors of any instruction set, may be stored past the caches: none
-// keeps so large a one until it is read.
-inline bool past_caches(const void* data, int64_t rows, int64_t row_bytes) {
-  constexpr int64_t kMostVectorBytes = 64, kStreamBytes = 32 << 20;
-  return rows * row_bytes >= kStreamBytes && row_bytes % kMostVectorBytes == 0 &&
-         reinterpret_cast<uintptr_t>(data) % kMostVectorBytes == 0;
 }
 
 constexpr size_t kScratchAlignment = 64;

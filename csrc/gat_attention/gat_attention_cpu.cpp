@@ -23,10 +23,6 @@ void run_with_scratch(const RowBlocks& blocks, const GatSizes& sizes, const Rows
   });
 }
 
-bool goes_past_caches(const Tensor& features, const GatSizes& sizes) {
-  return past_caches(features.data_ptr(), sizes.num_nodes, sizes.heads * sizes.channels * features.element_size());
-}
-
 GatDropout dropout_of(const std::optional<Tensor>& seed, int64_t threshold) {
   return {uint64_t(threshold), threshold ? uint64_t(*data<const int64_t>(*seed)) : 0};
 }
@@ -43,6 +39,8 @@ std::tuple<Tensor, Tensor, Tensor> gat_attention_fwd_cpu(const Tensor& rowptr, c
   Tensor out = in_huge_pages(torch::stable::empty_like(h));
   Tensor row_max = in_huge_pages(torch::stable::empty_like(score_dst)),
          row_sum = in_huge_pages(torch::stable::empty_like(score_dst));
+  const bool stream = past_caches(out, sizes.num_nodes);
+  if (stream) map_pages(out);
   dispatch(h.scalar_type(), col.scalar_type(), [&](auto scalar, auto index) {
     using scalar_t = decltype(scalar);
     using index_t = decltype(index);
@@ -62,7 +60,7 @@ std::tuple<Tensor, Tensor, Tensor> gat_attention_fwd_cpu(const Tensor& rowptr, c
                                                       sizes.channels,
                                                       acc_t(negative_slope),
                                                       dropout_of(seed, threshold),
-                                                      goes_past_caches(out, sizes)};
+                                                      stream};
     run_with_scratch<acc_t>(blocks, sizes, [&](int64_t begin, int64_t end, char* scratch, int64_t most_edges) {
       return ADVKERN_ON_ISA(gat_attention_rows, args, begin, end, scratch, most_edges);
     });
@@ -83,6 +81,8 @@ std::tuple<Tensor, Tensor, Tensor> gat_attention_bwd_cpu(
   Tensor grad_src = in_huge_pages(torch::stable::empty_like(score_dst));
   const Tensor node = in_huge_pages(torch::stable::new_empty(score_dst, {sizes.num_nodes, kNodeValues, sizes.heads}));
   const Tensor grad_score = in_huge_pages(torch::stable::new_empty(score_dst, {sizes.num_edges, sizes.heads}));
+  const bool stream = past_caches(grad_h, sizes.num_nodes);
+  if (stream) map_pages(grad_h);
   dispatch(h.scalar_type(), col_t.scalar_type(), [&](auto scalar, auto index) {
     using scalar_t = decltype(scalar);
     using index_t = decltype(index);
@@ -110,7 +110,7 @@ std::tuple<Tensor, Tensor, Tensor> gat_attention_bwd_cpu(
                                                       sizes.channels,
                                                       acc_t(negative_slope),
                                                       dropout_of(seed, threshold),
-                                                      goes_past_caches(grad_h, sizes)};
+                                                      stream};
     run_with_scratch<acc_t>(rows, sizes, [&](int64_t begin, int64_t end, char* scratch, int64_t most_edges) {
       return ADVKERN_ON_ISA(gat_attention_node_rows, args, begin, end, scratch, most_edges);
     });

@@ -21,25 +21,25 @@ Tensor gcn_aggregate_fwd_cpu(const Tensor& rowptr, const Tensor& col, const Tens
   const RowBlocks blocks(rowptr, schedule, sizes.num_edges);
 
   Tensor out = in_huge_pages(torch::stable::empty_like(x));
+  const bool stream = activation != kLogSoftmax && past_caches(out, sizes.num_nodes);  // it reads them once more
+  if (stream) map_pages(out);
   dispatch(x.scalar_type(), col.scalar_type(), [&](auto scalar, auto index) {
     using scalar_t = decltype(scalar);
     using index_t = decltype(index);
     using acc_t = acc_of<scalar_t>;
-    const GcnAggregateArgs<scalar_t, index_t> args{
-        data<const int64_t>(rowptr),
-        data<const index_t>(col),
-        data<const scalar_t>(x),
-        data_or_null<acc_t>(weight),
-        data_or_null<acc_t>(row_scale),
-        data_or_null<acc_t>(col_scale),
-        data_or_null<acc_t>(bias),
-        data<scalar_t>(out),
-        sizes.num_nodes,
-        sizes.num_edges,
-        sizes.channels,
-        activation,
-        activation != kLogSoftmax &&  // which reads them once more
-            past_caches(out.data_ptr(), sizes.num_nodes, sizes.channels * out.element_size())};
+    const GcnAggregateArgs<scalar_t, index_t> args{data<const int64_t>(rowptr),
+                                                   data<const index_t>(col),
+                                                   data<const scalar_t>(x),
+                                                   data_or_null<acc_t>(weight),
+                                                   data_or_null<acc_t>(row_scale),
+                                                   data_or_null<acc_t>(col_scale),
+                                                   data_or_null<acc_t>(bias),
+                                                   data<scalar_t>(out),
+                                                   sizes.num_nodes,
+                                                   sizes.num_edges,
+                                                   sizes.channels,
+                                                   activation,
+                                                   stream};
     blocks.run(sizes.channels,
                [&](int64_t begin, int64_t end) { return ADVKERN_ON_ISA(gcn_aggregate_rows, args, begin, end); });
   });
@@ -50,14 +50,12 @@ Tensor gcn_aggregate_activation_bwd_cpu(const Tensor& grad, const Tensor& out, i
   check_activation_bwd(grad, out, activation);
   Tensor result = in_huge_pages(torch::stable::empty_like(grad));
   const int64_t rows = grad.size(0), channels = grad.size(1);
+  const bool stream = past_caches(result, rows);
+  if (stream) map_pages(result);
   dispatch_floats(grad.scalar_type(), [&](auto scalar) {
     using scalar_t = decltype(scalar);
-    const GcnActivationBwdArgs<scalar_t> args{data<const scalar_t>(grad),
-                                              data<const scalar_t>(out),
-                                              data<scalar_t>(result),
-                                              channels,
-                                              activation,
-                                              past_caches(result.data_ptr(), rows, channels * result.element_size())};
+    const GcnActivationBwdArgs<scalar_t> args{
+        data<const scalar_t>(grad), data<const scalar_t>(out), data<scalar_t>(result), channels, activation, stream};
     parallel_for(0, rows, kGrainElements / (channels + 1) + 1,
                  [&](int64_t begin, int64_t end) { ADVKERN_ON_ISA(activation_bwd_rows, args, begin, end); });
   });

@@ -220,10 +220,12 @@ Tensor rk4_combine_cpu(const Tensor& y, const std::vector<double>& factor, const
                        const std::optional<Tensor>& k4) {
   const auto stages = check_stages(y, factor, k1, k2, k3, k4);
   Tensor out = in_huge_pages(torch::stable::empty_like(y));
+  const bool stream = y.numel() * int64_t(y.element_size()) >= kStreamBytes;
+  if (stream) map_pages(out);
   dispatch_floats(y.scalar_type(), [&](auto scalar) {
     auto args = combine_args<decltype(scalar)>(y, stages, factor);
     args.out = data<decltype(scalar)>(out);
-    args.stream = y.numel() * int64_t(sizeof(scalar)) >= kStreamBytes;
+    args.stream = stream;
     parallel_for(0, y.numel(), kGrainElements,
                  [&](int64_t begin, int64_t end) { ADVKERN_ON_ISA(rk4_combine, args, begin, end); });
   });
