@@ -3,7 +3,6 @@
 #include "common/dispatch.h"
 #include "common/fresh.h"
 #include "common/isa.h"
-#include "common/memory.h"
 #include "common/row_blocks.h"
 #include "gcn_aggregate/gcn_aggregate_check.h"
 
