@@ -13,6 +13,7 @@ from advkern.demo.gcn import EagerGCN
 from advkern.nn import GCN
 from advkern.ops import gcn_aggregate
 from advkern.reference import gcn_aggregate as reference
+from advkern.reference.gcn_aggregate import ACTIVATION_NAMES
 from advkern.testing import peak_memory, standard_graph
 from advkern.testing.peers import optional_peer
 
@@ -148,6 +149,28 @@ def pyg_gcn(pyg, ours: GCN) -> nn.Module:
             conv.lin.weight.copy_(layer.weight.t())
             conv.bias.copy_(layer.bias)
     return model
+
+
+ATEN_BACKWARD = {
+    "relu": lambda grad, out: torch.ops.aten.threshold_backward(grad, out, 0),
+    "elu": lambda grad, out: torch.ops.aten.elu_backward(grad, 1, 1, 1, True, out),
+    "log_softmax": lambda grad, out: torch.ops.aten._log_softmax_backward_data(grad, out, 1, grad.dtype),
+}
+
+
+@pytest.mark.parametrize(("activation", "channels"), [("relu", 128), ("elu", 128), ("log_softmax", 40)])
+def bench_activation_gradient(compare, threads, graphs, activation, channels):
+    """The gradient before the activation, of an output that the aggregation left: what precedes its backward."""
+    generator = torch.Generator().manual_seed(0)
+    x, grad = torch.randn(2, graphs["arxiv-uniform"].num_nodes, channels, generator=generator)
+    function = getattr(torch, activation, getattr(nn.functional, activation))
+    out = function(x, dim=1) if activation == "log_softmax" else function(x)
+    op, code = torch.ops.advkern.gcn_aggregate_activation_bwd.default, ACTIVATION_NAMES.index(activation)
+    aten = ATEN_BACKWARD[activation]
+    candidates = {"advkern": lambda: op(grad, out, code), "aten": lambda: aten(grad, out)}
+    exact = lambda: aten(grad.double(), out.double())
+    facts = {"work": f"gradient of {activation}", "graph": "arxiv-uniform", "channels": channels, "threads": threads}
+    compare(candidates, exact, **facts)
 
 
 def bench_cold(compare, threads):

@@ -162,7 +162,7 @@ def _aggregation(keep: Any) -> Iterator[str]:
 
 
 def training() -> Iterator[str]:
-    """A whole training step of a GCN, and a graph that is used once."""
+    """A whole training step of a GCN, a graph that is used once, and the gradients of activations."""
     for machine, results in _results("gcn_aggregate"):
         yield f"{machine}, float32. {HOW}"
         yield ""
@@ -170,7 +170,9 @@ def training() -> Iterator[str]:
         yield "|---|---|--:|--:|---|---|--:|"
         rows = results["rows"]
         chosen = [
-            test for test, row in rows.items() if row["work"].startswith(("training", "cold")) and HUGE not in test
+            test
+            for test, row in rows.items()
+            if row["work"].startswith(("training", "cold", "gradient of")) and HUGE not in test
         ]
         for test in sorted(chosen, key=lambda test: _order(rows[test])):
             row, huge = rows[test], rows.get(test + HUGE)
