@@ -160,7 +160,7 @@ def _gradient(options, where, grad_out, grad_lse, out, lse, *qkv):
 
 def _sdpa(q, k, v, key_padding_mask, scale):
     """Torch's own attention; a query without keys, where it has NaN, gives 0."""
-    if q.numel() == 0:  # no heads: torch 2.11 ends in a signal there
+    if q.numel() == 0:  # nothing to attend; of no heads torch 2.11 ends in a signal
         return torch.empty_like(q, memory_format=torch.contiguous_format)
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
     if key_padding_mask is None:

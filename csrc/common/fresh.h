@@ -14,14 +14,16 @@ inline torch::stable::Tensor in_huge_pages(torch::stable::Tensor fresh) {
   return fresh;
 }
 
+constexpr int64_t kLeastStreamed = 4;  // bytes of an element: half types fill half a vector and stay in the caches
+
 // Whether the rows of a fresh output, as whole vectors of any instruction set, may be stored past the caches: none
-// keeps so large a one until it is read. Half types fill half a vector and stay in the caches.
+// keeps so large a one until it is read.
 inline bool past_caches(const torch::stable::Tensor& fresh, int64_t rows) {
-  constexpr int64_t kMostVectorBytes = 64, kStreamBytes = 32 << 20, kLeastElement = 4;
+  constexpr int64_t kMostVectorBytes = 64, kStreamBytes = 32 << 20;
   const int64_t bytes = fresh.numel() * int64_t(fresh.element_size());
   return bytes >= kStreamBytes && bytes / rows % kMostVectorBytes == 0 &&
          reinterpret_cast<uintptr_t>(fresh.data_ptr()) % kMostVectorBytes == 0 &&
-         int64_t(fresh.element_size()) >= kLeastElement;
+         int64_t(fresh.element_size()) >= kLeastStreamed;
 }
 
 // Has the system map and clear the huge pages of a fresh output, all threads at once, before it is stored past the

@@ -2,6 +2,7 @@
 // Rows of a CSR graph, in the blocks of its schedule, split among torch's threads.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 
 #include "common/check.h"
@@ -21,8 +22,9 @@ class RowBlocks {
     check_vector(schedule, "schedule", schedule.numel(), ScalarType::Long, rowptr);
     STD_TORCH_CHECK(rowptr_[0] == 0 && rowptr_[num_nodes_] == num_edges_,  // what lies between, the rows see
                     "advkern: the graph is damaged: rowptr must ascend from 0 to ", num_edges_);
-    STD_TORCH_CHECK(count_ >= 0 && bounds_[0] == 0 && bounds_[count_] == num_nodes_,
-                    "advkern: schedule must lead from row 0 to row ", num_nodes_);
+    STD_TORCH_CHECK(count_ >= 0 && bounds_[0] == 0 && bounds_[count_] == num_nodes_ &&
+                        std::is_sorted(bounds_, bounds_ + count_ + 1),
+                    "advkern: schedule must ascend from row 0 to row ", num_nodes_);
   }
 
   // Runs rows(begin, end) on every block; an error where one is false. `width`: elements of a row and of an edge.
@@ -31,11 +33,8 @@ class RowBlocks {
     const int64_t elements = (num_nodes_ + num_edges_) * width + 1;
     std::atomic<bool> valid{true};
     parallel_for(0, count_, count_ * kGrainElements / elements + 1, [&](int64_t first, int64_t last) {
-      for (int64_t block = first; block < last; ++block) {
-        const int64_t begin = bounds_[block], end = bounds_[block + 1];
-        const bool inside = 0 <= begin && begin <= end && end <= num_nodes_;
-        if (!inside || !rows(begin, end)) valid = false;
-      }
+      for (int64_t block = first; block < last; ++block)
+        if (!rows(bounds_[block], bounds_[block + 1])) valid = false;
     });
     STD_TORCH_CHECK(valid, "advkern: the graph is damaged: col must lie in [0, ", num_nodes_,
                     ") and rowptr must ascend from 0 to ", num_edges_);

@@ -12,6 +12,13 @@
 namespace advkern {
 namespace {
 
+// Whether the kernel stores whole tiles right from its registers: rows of one vector go by in batches, ELU calls a
+// function, log_softmax reads the finished rows once more.
+bool stored_once(const Tensor& x, int64_t activation) {
+  constexpr int64_t kMostVectorBytes = 64;
+  return activation <= kRelu && x.size(1) * int64_t(x.element_size()) > kMostVectorBytes;
+}
+
 Tensor gcn_aggregate_fwd_cpu(const Tensor& rowptr, const Tensor& col, const Tensor& schedule, const Tensor& x,
                              const std::optional<Tensor>& weight, const std::optional<Tensor>& row_scale,
                              const std::optional<Tensor>& col_scale, const std::optional<Tensor>& bias,
@@ -20,7 +27,7 @@ Tensor gcn_aggregate_fwd_cpu(const Tensor& rowptr, const Tensor& col, const Tens
   const RowBlocks blocks(rowptr, schedule, sizes.num_edges);
 
   Tensor out = in_huge_pages(torch::stable::empty_like(x));
-  const bool stream = activation != kLogSoftmax && past_caches(out, sizes.num_nodes);  // it reads them once more
+  const bool stream = stored_once(x, activation) && past_caches(out, sizes.num_nodes);
   if (stream) map_pages(out);
   dispatch(x.scalar_type(), col.scalar_type(), [&](auto scalar, auto index) {
     using scalar_t = decltype(scalar);

@@ -220,7 +220,8 @@ Tensor rk4_combine_cpu(const Tensor& y, const std::vector<double>& factor, const
                        const std::optional<Tensor>& k4) {
   const auto stages = check_stages(y, factor, k1, k2, k3, k4);
   Tensor out = in_huge_pages(torch::stable::empty_like(y));
-  const bool stream = y.numel() * int64_t(y.element_size()) >= kStreamBytes;
+  const int64_t element = y.element_size();
+  const bool stream = y.numel() * element >= kStreamBytes && element >= kLeastStreamed;
   if (stream) map_pages(out);
   dispatch_floats(y.scalar_type(), [&](auto scalar) {
     auto args = combine_args<decltype(scalar)>(y, stages, factor);

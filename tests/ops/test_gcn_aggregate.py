@@ -277,7 +277,7 @@ class TestGcnAggregate(OpSuite):
         graph, x = uniform_graph(5, 9), torch.randn(5, 3)
         op = torch.ops.advkern.gcn_aggregate_fwd.default
         for schedule in ([0, 4], [1, 5], [0, 7, 5], []):
-            with pytest.raises(RuntimeError, match=r"schedule must lead|graph is damaged"):
+            with pytest.raises(RuntimeError, match="schedule must ascend from row 0 to row 5"):
                 op(graph.rowptr, graph.col, torch.tensor(schedule, dtype=torch.int64), x, None, None, None, None, 0)
 
     def test_raw_op_checks_types_and_lengths(self):
@@ -415,8 +415,9 @@ def test_large_output_has_the_bits_of_small_ones(place, dtype):
     with running_on(place):
         parts = [call(*part) for part in zip(x.chunk(2, 1), bias.chunk(2), strict=True)]
         assert torch.equal(call(x, bias), torch.cat(parts, 1))
-        halves = [activation_backward(place, half, -half, 1) for half in map(torch.Tensor.contiguous, x.chunk(2, 1))]
-        assert torch.equal(activation_backward(place, x, -x, 1), torch.cat(halves, 1))
+        for code in (1, 2, 3):  # relu, elu, log_softmax
+            halves = [activation_backward(place, half, -half, code) for half in x.chunk(2)]
+            assert torch.equal(activation_backward(place, x, -x, code), torch.cat(halves))
 
 
 def test_weights_that_begin_to_require_grad_get_the_path_through_the_degrees():
