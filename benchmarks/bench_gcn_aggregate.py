@@ -160,7 +160,7 @@ ATEN_BACKWARD = {
 
 @pytest.mark.parametrize(("activation", "channels"), [("relu", 128), ("elu", 128), ("log_softmax", 40)])
 def bench_activation_gradient(compare, threads, graphs, activation, channels):
-    """The gradient before the activation, of an output that the aggregation left: what precedes its backward."""
+    """The gradient before the activation, of an output as large as the graph's: what its backward begins with."""
     generator = torch.Generator().manual_seed(0)
     x, grad = torch.randn(2, graphs["arxiv-uniform"].num_nodes, channels, generator=generator)
     function = getattr(torch, activation, getattr(nn.functional, activation))
@@ -212,7 +212,10 @@ def measured():
 """
 MEMORY_OF = {
     "advkern": ("", "gcn_aggregate(graph, x)"),
-    "torch_csr": ("adj = torch.sparse_csr_tensor(graph.rowptr, col, torch.ones(len(col)), (n, n))", "adj @ x"),
+    "torch_csr": (
+        "adj = torch.sparse_csr_tensor(graph.rowptr.int(), graph.col.int(), torch.ones(len(col)), (n, n))",
+        "adj @ x",
+    ),
     "torch_coo": (
         "adj = torch.sparse_coo_tensor(torch.stack([row, col]), torch.ones(len(col)), (n, n)).coalesce()",
         "torch.sparse.mm(adj, x)",
