@@ -163,7 +163,7 @@ def bench_activation_gradient(compare, threads, graphs, activation, channels):
     """The gradient before the activation, of an output as large as the graph's: what its backward begins with."""
     generator = torch.Generator().manual_seed(0)
     x, grad = torch.randn(2, graphs["arxiv-uniform"].num_nodes, channels, generator=generator)
-    function = getattr(torch, activation, getattr(nn.functional, activation))
+    function = getattr(nn.functional, activation)
     out = function(x, dim=1) if activation == "log_softmax" else function(x)
     op, code = torch.ops.advkern.gcn_aggregate_activation_bwd.default, ACTIVATION_NAMES.index(activation)
     aten = ATEN_BACKWARD[activation]

@@ -14,12 +14,13 @@ inline torch::stable::Tensor in_huge_pages(torch::stable::Tensor fresh) {
   return fresh;
 }
 
-constexpr int64_t kLeastStreamed = 4;  // bytes of an element: half types fill half a vector and stay in the caches
+constexpr int64_t kMostVectorBytes = 64;  // of any instruction set
+constexpr int64_t kLeastStreamed = 4;     // bytes of an element: half types fill half a vector and stay in the caches
 
 // Whether the rows of a fresh output, as whole vectors of any instruction set, may be stored past the caches: none
 // keeps so large a one until it is read.
 inline bool past_caches(const torch::stable::Tensor& fresh, int64_t rows) {
-  constexpr int64_t kMostVectorBytes = 64, kStreamBytes = 32 << 20;
+  constexpr int64_t kStreamBytes = 32 << 20;
   const int64_t bytes = fresh.numel() * int64_t(fresh.element_size());
   return bytes >= kStreamBytes && bytes / rows % kMostVectorBytes == 0 &&
          reinterpret_cast<uintptr_t>(fresh.data_ptr()) % kMostVectorBytes == 0 &&

@@ -15,7 +15,6 @@ namespace {
 // Whether the kernel stores whole tiles right from its registers: rows of one vector go by in batches, ELU calls a
 // function, log_softmax reads the finished rows once more.
 bool stored_once(const Tensor& x, int64_t activation) {
-  constexpr int64_t kMostVectorBytes = 64;
   return activation <= kRelu && x.size(1) * int64_t(x.element_size()) > kMostVectorBytes;
 }
 
